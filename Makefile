@@ -1,0 +1,51 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help install demo up down test lint types imports fmt proto verify-proto lock
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Everything into .venv
+
+$(INSTALLED): requirements/all.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/all.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && touch $@
+
+demo: $(INSTALLED) ## Learn a release from real data, start everything, ask, print, stop
+	@$(BIN)/python -m local_stack demo
+
+up: $(INSTALLED) ## The same stack, left running on the fixed local ports
+	@$(BIN)/python -m local_stack up
+
+down: $(INSTALLED) ## Stop what `make up` started
+	@$(BIN)/python -m local_stack down
+
+test: lint types imports verify-proto ## Every test, linters, types, import rules, proto check
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff, codespell, buf
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/codespell && $(BIN)/buf lint
+
+types: $(INSTALLED) ## mypy, strict
+	$(BIN)/mypy .
+
+imports: $(INSTALLED) ## The design's "may import" column
+	$(BIN)/lint-imports
+
+fmt: $(INSTALLED) ## Format, and fix what can be fixed
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+proto: $(INSTALLED) ## Regenerate protos/gen
+	$(BIN)/python tools/generate_protos.py protos/gen
+
+verify-proto: $(INSTALLED) ## Fail when protos/gen is not what the protos generate
+	$(BIN)/python tools/generate_protos.py --check protos/gen
+
+lock: $(INSTALLED) ## Compile requirements/all.txt anew (needs uv on the PATH)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --override requirements/overrides.txt --constraint requirements/constraints.txt --no-header --no-annotate --no-emit-package recsys-serving -o requirements/all.txt

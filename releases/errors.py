@@ -1,0 +1,29 @@
+"""What can be wrong with a release or a store. Each message says what to do about it."""
+
+__all__ = [
+    "IncompleteReleaseError",
+    "ManifestError",
+    "ReleaseError",
+    "ReleaseExistsError",
+    "ReleaseNotFoundError",
+]
+
+
+class ReleaseError(Exception):
+    """Base of all errors of this package."""
+
+
+class ManifestError(ReleaseError):
+    """A manifest is malformed; the message names its path and the field."""
+
+
+class ReleaseExistsError(ReleaseError):
+    """A release of this id is already published; releases are immutable."""
+
+
+class ReleaseNotFoundError(ReleaseError):
+    """The store has no manifest for this release."""
+
+
+class IncompleteReleaseError(ReleaseError):
+    """A file of a release is missing, or its size or checksum is not the manifest's."""
