@@ -1,0 +1,43 @@
+"""The life of a server process: settings, logging, signals, exit code."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from service_runtime.errors import StartupError
+from service_runtime.logs import configure_logging
+from service_runtime.settings import SettingsT, load_settings
+
+__all__ = ["run_process"]
+
+
+def run_process(
+    kind: type[SettingsT], serve: Callable[[SettingsT, asyncio.Event], Awaitable[None]]
+) -> int:
+    """Run `serve` until SIGTERM or SIGINT sets its event; answer the exit code.
+
+    A StartupError becomes one line on standard error and the code 1.
+    """
+    try:
+        settings = load_settings(kind)
+        configure_logging(settings.log_level, settings.log_format)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_signalled(settings, serve))
+    except StartupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _until_signalled(
+    settings: SettingsT, serve: Callable[[SettingsT, asyncio.Event], Awaitable[None]]
+) -> None:
+    # Under asyncio.run SIGTERM would end the process without any clean-up.
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop)

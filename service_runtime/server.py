@@ -1,0 +1,128 @@
+"""A gRPC server with health, reflection, metrics and an orderly end."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry
+
+from service_runtime.errors import StartupError
+from service_runtime.interceptor import CallInterceptor
+from service_runtime.metrics import CallMetrics, metrics_endpoint
+from service_runtime.settings import ServerSettings
+
+__all__ = ["RunningServer", "Services", "running_server"]
+
+logger = logging.getLogger(__name__)
+
+_MIB = 1024 * 1024
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # on by default: two servers would share a port without a word
+    ("grpc.max_receive_message_length", 4 * _MIB),
+    ("grpc.max_send_message_length", 64 * _MIB),
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a server serves."""
+
+    register: Callable[[grpc.aio.Server], None]
+    names: tuple[str, ...]
+    """Full names, for health."""
+    unlimited: frozenset[str] = frozenset()
+    """Paths (`/package.Service/Method`) of methods that are never refused for load."""
+    reflected: bool = True
+    """Whether `names` can be described by reflection (they are in protobuf's default pool)."""
+
+
+class RunningServer:
+    """A listening server; NOT_SERVING until told otherwise."""
+
+    def __init__(
+        self, server: grpc.aio.Server, names: tuple[str, ...], port: int, metrics_port: int
+    ) -> None:
+        self.port = port
+        self.metrics_port = metrics_port
+        self._server = server
+        self._names = ("", *names)
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+
+    async def set_serving(self, *, serving: bool) -> None:
+        """Change what health checks answer, for the server and each of its services."""
+        status = (
+            health_pb2.HealthCheckResponse.SERVING
+            if serving
+            else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
+        for name in self._names:
+            await self._health.set(name, status)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Answer NOT_SERVING for good, take no new calls, let those in flight end."""
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(grace_seconds)
+
+
+@asynccontextmanager
+async def running_server(
+    settings: ServerSettings, services: Services, registry: CollectorRegistry
+) -> AsyncIterator[RunningServer]:
+    """Listen for as long as the context is open; leaving it drains.
+
+    Raises StartupError when a port is taken.
+    """
+    interceptor = CallInterceptor(
+        CallMetrics(registry),
+        max_concurrent_calls=settings.max_concurrent_calls,
+        slow_call_seconds=settings.slow_call_seconds,
+        unlimited=services.unlimited,
+    )
+    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+    services.register(server)
+    with metrics_endpoint(settings.host, settings.metrics_port, registry) as metrics_port:
+        port = _bind(server, settings)
+        running = RunningServer(server, services.names, port, metrics_port)
+        # Before the start: grpc's health servicer would come up as SERVING.
+        await running.set_serving(serving=False)
+        reflected = services.names if services.reflected else ()
+        reflection.enable_server_reflection(
+            (*reflected, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+             reflection.SERVICE_NAME), server,
+        )  # fmt: skip
+        await server.start()
+        _announce(settings.ready_file, port, metrics_port)
+        try:
+            yield running
+        finally:
+            logger.info("draining for at most %.1f s", settings.drain_seconds)
+            await running.drain(settings.drain_seconds)
+
+
+def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
+    address = f"{settings.host}:{settings.port}"
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {address}: the port is in use or the address is not this "
+            "machine's; choose another PORT or HOST"
+        ) from error
+
+
+def _announce(ready_file: Path | None, port: int, metrics_port: int) -> None:
+    logger.info("listening", extra={"port": port, "metrics_port": metrics_port})
+    if ready_file is not None:
+        partial = ready_file.with_name(ready_file.name + ".partial")
+        partial.write_text(json.dumps({"port": port, "metrics_port": metrics_port}))
+        partial.rename(ready_file)

@@ -1,0 +1,71 @@
+"""Settings of a server: read from the environment once, then never change."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service_runtime.errors import StartupError
+
+__all__ = ["Port", "ServerSettings", "load_settings"]
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class ServerSettings(BaseSettings):
+    """What every server can be told. A subclass adds its own and sets `env_prefix`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on, gRPC and metrics.")
+    port: Port = Field(description="gRPC port; 0 takes a free one.")
+    metrics_port: Port = Field(description="Prometheus port; 0 takes a free one.")
+    ready_file: Path | None = Field(
+        default=None,
+        description="Once listening, the ports are written here as JSON, for whoever chose port 0.",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
+    slow_call_seconds: Seconds = Field(
+        default=0.1, description="Calls slower than this are logged at INFO."
+    )
+    max_concurrent_calls: Annotated[int, Field(ge=1)] = Field(
+        default=256, description="In flight per method; more are refused, health checks never."
+    )
+    default_deadline_seconds: Seconds = Field(
+        default=1.0, description="Time budget of a call whose caller set no deadline."
+    )
+    drain_seconds: Seconds = Field(
+        default=10.0, description="How long calls in flight may go on after SIGTERM."
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=ServerSettings)
+
+
+def load_settings(kind: type[SettingsT]) -> SettingsT:
+    """Read the environment.
+
+    Raises StartupError with the variable's name when a value is missing, malformed or misspelt.
+    """
+    prefix = str(kind.model_config.get("env_prefix"))
+    _refuse_unknown(prefix, {f"{prefix}{name}".upper() for name in kind.model_fields})
+    try:
+        return kind()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        variable = prefix + str(first["loc"][0] if first["loc"] else "").upper()
+        given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
+        raise StartupError(f"{variable}: {first['msg']}{given}") from None
+
+
+def _refuse_unknown(prefix: str, known: set[str]) -> None:
+    for variable in sorted(os.environ):
+        if variable.startswith(prefix) and variable not in known:
+            close = difflib.get_close_matches(variable, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise StartupError(f"{variable}: no such setting{hint}")
