@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service_runtime.errors import StartupError
 
-__all__ = ["Port", "ServerSettings", "load_settings"]
+__all__ = ["Port", "Seconds", "ServerSettings", "SettingsT", "load_settings"]
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]

@@ -1,0 +1,1 @@
+"""The online API: a user's history becomes a vector, the vector becomes candidates."""

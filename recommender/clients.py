@@ -1,0 +1,253 @@
+"""The model server and the faiss server, one object for each address."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from recsys.faiss.v1 import faiss_service_pb2, faiss_service_pb2_grpc
+from recsys.tfserving.v1 import model_status_pb2, prediction_pb2
+
+from recommender.domain import (
+    HISTORY_LENGTH,
+    AttributeFilter,
+    Float32s,
+    Int64s,
+    Ranking,
+)
+from recommender.popular import PopularArticles, PopularList
+from service_runtime.channels import open_channel
+from service_runtime.errors import BackendUnavailableError
+from service_runtime.status_codes import translated_errors
+from service_runtime.tf_serving_api import GET_MODEL_STATUS, PREDICT, array_of, tensor_of
+
+__all__ = [
+    "Backend",
+    "FaissClient",
+    "GoldenHistory",
+    "ModelClient",
+    "UserVectors",
+    "padded_histories",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class UserVectors:
+    """float32[B, D], and int32[B]: how many articles of each history the model knows."""
+
+    vectors: Float32s
+    known: np.ndarray[tuple[int, ...], np.dtype[np.int32]]
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenHistory:
+    """A history, and what the release's model and index must answer to it."""
+
+    history: tuple[int, ...]
+    region_id: int | None
+    expected: Int64s
+    min_overlap: float
+
+
+class Backend(Protocol):
+    """One address of a server that holds releases."""
+
+    address: str
+
+    async def ready_releases(self, timeout_seconds: float) -> frozenset[int]:
+        """Answer the releases that can be asked for now."""
+        ...
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        ...
+
+
+def padded_histories(histories: list[list[int]]) -> Int64s:
+    """Lay histories out as the model takes them: int64[B, 50], newest first, -1 where none."""
+    padded = np.full((len(histories), HISTORY_LENGTH), -1, np.int64)
+    for row, history in zip(padded, histories, strict=True):
+        recent = history[:HISTORY_LENGTH]
+        row[: len(recent)] = recent
+    return padded
+
+
+class ModelClient:
+    """TensorFlow Serving at one address."""
+
+    def __init__(self, address: str, model_name: str) -> None:
+        self.address = address
+        self._model_name = model_name
+        self._channel = open_channel(address)
+        self._predict = self._channel.unary_unary(
+            PREDICT,
+            request_serializer=prediction_pb2.PredictRequest.SerializeToString,
+            response_deserializer=prediction_pb2.PredictResponse.FromString,
+        )
+        self._status = self._channel.unary_unary(
+            GET_MODEL_STATUS,
+            request_serializer=model_status_pb2.GetModelStatusRequest.SerializeToString,
+            response_deserializer=model_status_pb2.GetModelStatusResponse.FromString,
+        )
+
+    async def ready_releases(self, timeout_seconds: float) -> frozenset[int]:
+        """Answer the versions that are AVAILABLE."""
+        request = model_status_pb2.GetModelStatusRequest(
+            model_spec=prediction_pb2.ModelSpec(name=self._model_name)
+        )
+        with translated_errors(f"model server {self.address}"):
+            response = await self._status(request, timeout=timeout_seconds)
+        available = model_status_pb2.ModelVersionStatus.AVAILABLE
+        return frozenset(
+            status.version for status in response.model_version_status if status.state == available
+        )
+
+    async def user_vectors(
+        self, release: int, histories: Int64s, regions: Int64s, timeout_seconds: float
+    ) -> UserVectors:
+        """Turn histories int64[B, 50] and regions int64[B] (-1: unknown) into user vectors.
+
+        Raises CallError when there is no answer, or none that is of this release.
+        """
+        request = prediction_pb2.PredictRequest()
+        request.model_spec.name = self._model_name
+        request.model_spec.version.value = release
+        request.inputs["history"].CopyFrom(tensor_of(histories))
+        request.inputs["region"].CopyFrom(tensor_of(regions))
+        with translated_errors(f"model server {self.address}"):
+            response = await self._predict(request, timeout=timeout_seconds)
+        _refuse_other_release(self.address, release, response.model_spec.version.value)
+        return self._checked(response, len(histories))
+
+    def _checked(self, response: prediction_pb2.PredictResponse, rows: int) -> UserVectors:
+        try:
+            vectors = array_of(response.outputs["user_vector"]).astype(np.float32, copy=False)
+            known = array_of(response.outputs["known"]).astype(np.int32, copy=False)
+        except (KeyError, ValueError) as error:
+            raise BackendUnavailableError(
+                f"model server {self.address}: unusable answer: {error}"
+            ) from error
+        if vectors.ndim != 2 or len(vectors) != rows or not np.isfinite(vectors).all():
+            raise BackendUnavailableError(f"model server {self.address}: unusable user vector")
+        return UserVectors(vectors, known)
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        await self._channel.close()
+
+
+class FaissClient:
+    """The faiss server at one address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._channel = open_channel(address)
+        self._stub = faiss_service_pb2_grpc.FaissServiceStub(self._channel)
+
+    async def ready_releases(self, timeout_seconds: float) -> frozenset[int]:
+        """Answer the releases that are READY."""
+        with translated_errors(f"faiss server {self.address}"):
+            response = await self._stub.GetStatus(
+                faiss_service_pb2.GetStatusRequest(), timeout=timeout_seconds
+            )
+        ready = faiss_service_pb2.RELEASE_STATE_READY
+        return frozenset(held.release for held in response.releases if held.state == ready)
+
+    async def golden_histories(
+        self, release: int, timeout_seconds: float
+    ) -> tuple[GoldenHistory, ...]:
+        """Answer what model and index of the release must answer together."""
+        with translated_errors(f"faiss server {self.address}"):
+            response = await self._stub.GetStatus(
+                faiss_service_pb2.GetStatusRequest(golden_histories_of=release),
+                timeout=timeout_seconds,
+            )
+        return tuple(
+            GoldenHistory(
+                tuple(golden.history),
+                golden.region_id if golden.HasField("region_id") else None,
+                np.array(golden.expected_article_ids, np.int64),
+                golden.min_overlap,
+            )
+            for golden in response.golden_histories
+        )
+
+    async def popular(self, release: int, timeout_seconds: float) -> PopularArticles:
+        """Fetch the popular articles of the release, overall and of all regions."""
+        with translated_errors(f"faiss server {self.address}"):
+            response = await self._stub.GetPopular(
+                faiss_service_pb2.GetPopularRequest(release=release, all_regions=True),
+                timeout=timeout_seconds,
+            )
+        _refuse_other_release(self.address, release, response.release)
+        if not response.lists or response.lists[0].HasField("region_id"):
+            raise BackendUnavailableError(f"faiss server {self.address}: no overall popular list")
+        return PopularArticles(
+            _popular_list(response.lists[0]),
+            {popular.region_id: _popular_list(popular) for popular in response.lists[1:]},
+        )
+
+    async def search(
+        self,
+        release: int,
+        vectors: Float32s,
+        k: int,
+        *,
+        excluded: list[Int64s] | None = None,
+        filters: tuple[AttributeFilter, ...] = (),
+        timeout_seconds: float,
+    ) -> list[Ranking]:
+        """Answer the k nearest articles to each row of vectors float32[B, D].
+
+        Raises CallError when there is no answer, or none that is of this release.
+        """
+        request = faiss_service_pb2.SearchRequest(
+            release=release,
+            vectors=vectors.astype("<f4", copy=False).tobytes(),
+            k=k,
+            excluded_ids=[ids.astype("<i8", copy=False).tobytes() for ids in excluded or ()],
+            filters=[_filter_message(condition) for condition in filters],
+        )
+        with translated_errors(f"faiss server {self.address}"):
+            response = await self._stub.Search(request, timeout=timeout_seconds)
+        _refuse_other_release(self.address, release, response.release)
+        return _rankings(response)
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        await self._channel.close()
+
+
+def _refuse_other_release(address: str, asked: int, answered: int) -> None:
+    if asked != answered:
+        raise BackendUnavailableError(
+            f"{address} answered from release {answered} instead of {asked}"
+        )
+
+
+def _filter_message(condition: AttributeFilter) -> faiss_service_pb2.AttributeFilter:
+    operator = (
+        faiss_service_pb2.FILTER_OPERATOR_NOT_IN
+        if condition.negated
+        else faiss_service_pb2.FILTER_OPERATOR_IN
+    )
+    return faiss_service_pb2.AttributeFilter(
+        attribute=condition.attribute, operator=operator, values=condition.values
+    )
+
+
+def _popular_list(message: faiss_service_pb2.PopularList) -> PopularList:
+    return PopularList(
+        np.frombuffer(message.ids, "<i8"),
+        np.frombuffer(message.views, "<f4"),
+        {column.attribute: np.frombuffer(column.values, "<i8") for column in message.attributes},
+    )
+
+
+def _rankings(response: faiss_service_pb2.SearchResponse) -> list[Ranking]:
+    ids = np.frombuffer(response.ids, "<i8")
+    scores = np.frombuffer(response.scores, "<f4")
+    rankings, start = [], 0
+    for count in response.counts:
+        rankings.append(Ranking(ids[start : start + count], scores[start : start + count]))
+        start += count
+    return rankings

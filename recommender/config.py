@@ -1,0 +1,49 @@
+"""Settings of the recommender, `RECOMMENDER_*`."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from recommender.addresses import parse_targets
+from service_runtime.settings import Port, Seconds, ServerSettings
+
+__all__ = ["RecommenderSettings"]
+
+
+class RecommenderSettings(ServerSettings):
+    """Where the parts are, and how long things may take."""
+
+    model_config = SettingsConfigDict(env_prefix="RECOMMENDER_")
+
+    port: Port = 50051
+    metrics_port: Port = 9101
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="redis://, rediss:// or unix://."
+    )
+    history_ttl_seconds: Annotated[int, Field(ge=1)] = Field(
+        default=90 * 24 * 3600, description="A history expires this long after its last view."
+    )
+    model_servers: str = Field(
+        default="127.0.0.1:8500",
+        description="host:port of TF Serving; every address of the name is used. Comma-separated.",
+    )
+    model_name: str = "user_tower"
+    faiss_servers: str = Field(
+        default="127.0.0.1:50052",
+        description="host:port of the faiss servers; every address is used. Comma-separated.",
+    )
+    resolve_seconds: Seconds = Field(default=3.0, description="How often names are resolved anew.")
+    poll_seconds: Seconds = Field(
+        default=0.25, description="How often each address is asked which releases it holds."
+    )
+    reserve_seconds: Seconds = Field(
+        default=0.002,
+        description="Kept back from the caller's deadline for answering, whatever backends do.",
+    )
+
+    @field_validator("model_servers", "faiss_servers")
+    @classmethod
+    def _targets_parse(cls, value: str) -> str:
+        parse_targets(value)
+        return value

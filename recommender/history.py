@@ -1,0 +1,103 @@
+"""Users' last views in Redis.
+
+Key layout: `recsys:history:{<user id>}` (the braces keep a cluster's slot to the user id) is a
+sorted set of article ids in decimal, scored by the time of the view in ms. It holds at most
+HISTORY_LENGTH members and expires.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol, cast
+
+import redis.asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from recommender.domain import HISTORY_LENGTH, View
+from service_runtime.errors import BackendUnavailableError
+
+__all__ = ["History", "RedisHistory", "connect_redis"]
+
+
+class History(Protocol):
+    """What the service asks of a store of histories."""
+
+    async def article_ids(self, user_id: str, timeout_seconds: float) -> list[int]:
+        """Answer the articles viewed, newest first."""
+        ...
+
+    async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
+        """Answer the views, newest first."""
+        ...
+
+    async def record(self, user_id: str, views: Sequence[View], timeout_seconds: float) -> None:
+        """Add views: all or none; repeated and late ones change nothing they should not."""
+        ...
+
+
+def connect_redis(url: str) -> "redis.asyncio.Redis":
+    """Make a client; it connects at the first command.
+
+    Raises ValueError for a malformed URL. Commands are not retried by the client: the deadline
+    of the call decides, and a lost Redis steps the answer down.
+    """
+    return redis.asyncio.Redis.from_url(
+        url,
+        socket_connect_timeout=0.5,
+        retry=Retry(NoBackoff(), 0),
+        max_connections=128,
+    )
+
+
+class RedisHistory:
+    """Histories as sorted sets. Raises BackendUnavailableError when Redis does not answer."""
+
+    def __init__(self, client: "redis.asyncio.Redis", ttl_seconds: int) -> None:
+        self._client = client
+        self._ttl_ms = ttl_seconds * 1000
+
+    async def article_ids(self, user_id: str, timeout_seconds: float) -> list[int]:
+        """Answer the articles viewed, newest first."""
+        with _redis_errors():
+            async with asyncio.timeout(timeout_seconds):
+                members = await self._client.zrange(_key(user_id), 0, HISTORY_LENGTH - 1, desc=True)
+        return [int(cast("bytes", member)) for member in members]
+
+    async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
+        """Answer the views, newest first."""
+        with _redis_errors():
+            async with asyncio.timeout(timeout_seconds):
+                members = await self._client.zrange(
+                    _key(user_id), 0, HISTORY_LENGTH - 1, desc=True, withscores=True
+                )
+        pairs = cast("list[tuple[bytes, float]]", members)
+        return [View(int(member), int(score)) for member, score in pairs]
+
+    async def record(self, user_id: str, views: Sequence[View], timeout_seconds: float) -> None:
+        """Add views in one transaction; of two views of an article the later one counts."""
+        newest: dict[int, int] = {}
+        for view in views:
+            at = newest.get(view.article_id, view.viewed_at_ms)
+            newest[view.article_id] = max(at, view.viewed_at_ms)
+        key = _key(user_id)
+        with _redis_errors():
+            async with asyncio.timeout(timeout_seconds), self._client.pipeline() as transaction:
+                transaction.zadd(key, {str(id_): at for id_, at in newest.items()}, gt=True)
+                transaction.zremrangebyrank(key, 0, -HISTORY_LENGTH - 1)
+                transaction.pexpire(key, self._ttl_ms)
+                await transaction.execute()
+
+
+def _key(user_id: str) -> str:
+    return f"recsys:history:{{{user_id}}}"
+
+
+@contextmanager
+def _redis_errors() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        detail = str(error) or "no answer in time"
+        raise BackendUnavailableError(f"history: {detail}") from error

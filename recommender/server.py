@@ -1,0 +1,95 @@
+"""Builds the recommender from its settings, and runs it."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from recsys.recommender.v1 import recommender_service_pb2 as pb2
+from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
+
+from recommender.addresses import parse_targets, resolve
+from recommender.clients import FaissClient, ModelClient
+from recommender.config import RecommenderSettings
+from recommender.fleet import Fleet
+from recommender.history import RedisHistory, connect_redis
+from recommender.service import RecommenderService
+from recommender.servicer import RecommenderServicer
+from recommender.tracker import ReleaseTracker
+from service_runtime.background import BackgroundTasks
+from service_runtime.errors import StartupError
+from service_runtime.metrics import new_registry
+from service_runtime.server import RunningServer, Services, running_server
+
+__all__ = ["serve"]
+
+SERVICE = pb2.DESCRIPTOR.services_by_name["RecommenderService"].full_name
+
+
+async def serve(settings: RecommenderSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain.
+
+    NOT_SERVING until the first release is pinned. Raises StartupError when a port is taken or
+    a setting cannot be used.
+    """
+    registry = new_registry()
+    tracker = ReleaseTracker(registry)
+    async with AsyncExitStack() as stack:
+        history = await _history(settings, stack)
+        models, indexes = _fleets(settings, tracker)
+        service = RecommenderService(
+            history, models, indexes, tracker, registry, reserve_seconds=settings.reserve_seconds
+        )
+        servicer = RecommenderServicer(service, settings.default_deadline_seconds)
+        background = await stack.enter_async_context(BackgroundTasks())
+        background.start(models.run(), indexes.run(), tracker.run(models, indexes))
+        running = await stack.enter_async_context(
+            running_server(
+                settings,
+                Services(
+                    lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(
+                        servicer, server
+                    ),
+                    (SERVICE,),
+                ),
+                registry,
+            )
+        )
+        background.start(_announce_first_pin(tracker, running))
+        await background.run_until(stop)
+
+
+async def _announce_first_pin(tracker: ReleaseTracker, running: RunningServer) -> None:
+    await tracker.wait_for_first_pin()
+    await running.set_serving(serving=True)
+
+
+async def _history(settings: RecommenderSettings, stack: AsyncExitStack) -> RedisHistory:
+    try:
+        client = connect_redis(settings.redis_url)
+    except ValueError as error:
+        raise StartupError(f"RECOMMENDER_REDIS_URL: {error}") from error
+    stack.push_async_callback(client.aclose)
+    return RedisHistory(client, settings.history_ttl_seconds)
+
+
+def _fleets(
+    settings: RecommenderSettings, tracker: ReleaseTracker
+) -> tuple[Fleet[ModelClient], Fleet[FaissClient]]:
+    model_targets = parse_targets(settings.model_servers)
+    faiss_targets = parse_targets(settings.faiss_servers)
+    models = Fleet(
+        "model server",
+        lambda: resolve(model_targets),
+        lambda address: ModelClient(address, settings.model_name),
+        tracker.notice,
+        poll_seconds=settings.poll_seconds,
+        resolve_seconds=settings.resolve_seconds,
+    )
+    indexes = Fleet(
+        "faiss server",
+        lambda: resolve(faiss_targets),
+        FaissClient,
+        tracker.notice,
+        poll_seconds=settings.poll_seconds,
+        resolve_seconds=settings.resolve_seconds,
+    )
+    return models, indexes

@@ -1,0 +1,238 @@
+"""History, user vector, candidates; and what to answer when one of them is not to be had."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from recommender.clients import Backend, FaissClient, ModelClient, UserVectors, padded_histories
+from recommender.domain import (
+    CandidateQuery,
+    Candidates,
+    FallbackReason,
+    Int64s,
+    Ranking,
+    Source,
+    View,
+)
+from recommender.fleet import Fleet
+from recommender.history import History
+from recommender.tracker import ReleaseTracker
+from service_runtime.deadlines import Deadline
+from service_runtime.errors import BackendUnavailableError, CallError, OutOfTimeError
+from service_runtime.metrics import LATENCY_BUCKETS
+
+__all__ = ["RecommenderService"]
+
+BackendT = TypeVar("BackendT", bound=Backend)
+AnswerT = TypeVar("AnswerT")
+
+
+class _StepDownError(Exception):
+    """The answer cannot be PERSONALIZED."""
+
+    def __init__(self, reason: FallbackReason) -> None:
+        self.reason = reason
+
+
+class RecommenderService:
+    """Answers for one user at a time."""
+
+    def __init__(
+        self,
+        history: History,
+        models: Fleet[ModelClient],
+        indexes: Fleet[FaissClient],
+        tracker: ReleaseTracker,
+        registry: CollectorRegistry,
+        *,
+        reserve_seconds: float,
+    ) -> None:
+        self._history = history
+        self._models = models
+        self._indexes = indexes
+        self._tracker = tracker
+        self._reserve_seconds = reserve_seconds
+        self._metrics = _Metrics(registry)
+
+    async def candidates(self, query: CandidateQuery, deadline: Deadline) -> Candidates:
+        """Answer up to `query.limit` articles, stepping down to POPULAR where something fails.
+
+        Raises BackendUnavailableError while no release was ever ready, ReleaseNotHeldError for
+        a named release that is not in service, InvalidRequestError for an unknown attribute.
+        """
+        pin = self._tracker.pin(query.release)
+        pin.popular.check(query.filters)
+        stages = _Stages(self._metrics)
+        history: Sequence[int] = query.recent
+        try:
+            if not history:
+                history = await self._stored_history(query.user_id, deadline, stages)
+            excluded = _excluded(query, history)
+            ranking = await self._nearest(pin.release, query, history, excluded, deadline, stages)
+            source, reason = Source.PERSONALIZED, None
+        except _StepDownError as step:
+            with stages.timed("popular"):
+                ranking = pin.popular.ranking(
+                    query.limit, _excluded(query, history), query.filters, query.region_id
+                )
+            source, reason = Source.POPULAR, step.reason
+        self._metrics.count_answer(source, reason, pin.release)
+        shorter = ranking.ids.size < query.limit
+        return Candidates(ranking, pin.release, source, reason, shorter, stages.seconds)
+
+    async def record_views(self, user_id: str, views: Sequence[View], deadline: Deadline) -> None:
+        """Add views to a user's history; raises BackendUnavailableError without Redis."""
+        await self._history.record(user_id, views, deadline.budget(self._reserve_seconds))
+
+    async def views(self, user_id: str, deadline: Deadline) -> list[View]:
+        """Answer a user's history; raises BackendUnavailableError without Redis."""
+        return await self._history.views(user_id, deadline.budget(self._reserve_seconds))
+
+    async def _stored_history(
+        self, user_id: str, deadline: Deadline, stages: "_Stages"
+    ) -> list[int]:
+        with stages.timed("history"), _or_step_down(FallbackReason.HISTORY_UNAVAILABLE):
+            return await self._history.article_ids(user_id, deadline.budget(self._reserve_seconds))
+
+    async def _nearest(
+        self,
+        release: int,
+        query: CandidateQuery,
+        history: Sequence[int],
+        excluded: Int64s,
+        deadline: Deadline,
+        stages: "_Stages",
+    ) -> Ranking:
+        if not history:
+            raise _StepDownError(FallbackReason.NO_HISTORY)
+        self._check_holders(release)
+        with stages.timed("user_vector"), _or_step_down(FallbackReason.MODEL_UNAVAILABLE):
+            user = await self._user_vector(release, query, history, deadline)
+        if user.known[0] == 0:
+            raise _StepDownError(FallbackReason.UNKNOWN_HISTORY)
+        with stages.timed("search"), _or_step_down(FallbackReason.SEARCH_UNAVAILABLE):
+            rankings = await self._ask(
+                self._indexes,
+                release,
+                deadline,
+                lambda client, seconds: client.search(
+                    release,
+                    user.vectors,
+                    query.limit,
+                    excluded=[excluded] if excluded.size else None,
+                    filters=query.filters,
+                    timeout_seconds=seconds,
+                ),
+            )
+        return rankings[0]
+
+    async def _user_vector(
+        self, release: int, query: CandidateQuery, history: Sequence[int], deadline: Deadline
+    ) -> UserVectors:
+        histories = padded_histories([list(history)])
+        region = np.array([-1 if query.region_id is None else query.region_id], np.int64)
+        return await self._ask(
+            self._models,
+            release,
+            deadline,
+            lambda client, seconds: client.user_vectors(release, histories, region, seconds),
+        )
+
+    def _check_holders(self, release: int) -> None:
+        """Step down at once where a side has nobody to ask; no stage is begun in vain."""
+        sides = (
+            (self._models, FallbackReason.MODEL_UNAVAILABLE),
+            (self._indexes, FallbackReason.SEARCH_UNAVAILABLE),
+        )
+        for fleet, reason in sides:
+            if not fleet.holders.get(release):
+                others = fleet.answering > 0
+                raise _StepDownError(FallbackReason.NO_COMMON_RELEASE if others else reason)
+
+    async def _ask(
+        self,
+        fleet: Fleet[BackendT],
+        release: int,
+        deadline: Deadline,
+        call: Callable[[BackendT, float], Awaitable[AnswerT]],
+    ) -> AnswerT:
+        """Call a holder of the release; after a refusal once more, at a different address."""
+        first = fleet.pick(release)
+        if first is None:
+            raise BackendUnavailableError(f"nobody is ready for release {release}")
+        try:
+            return await call(first, deadline.budget(self._reserve_seconds))
+        except OutOfTimeError:
+            raise
+        except CallError as error:
+            if isinstance(error, BackendUnavailableError):
+                fleet.suspect(first)
+            second = fleet.pick(release, other_than=first)
+            if second is None:
+                raise
+        return await call(second, deadline.budget(self._reserve_seconds))
+
+
+def _excluded(query: CandidateQuery, history: Sequence[int]) -> Int64s:
+    if not query.exclude_viewed or not history:
+        return query.excluded
+    return np.concatenate([query.excluded, np.array(history, np.int64)])
+
+
+@contextmanager
+def _or_step_down(reason: FallbackReason) -> Iterator[None]:
+    try:
+        yield
+    except CallError as error:
+        raise _StepDownError(reason) from error
+
+
+class _Stages:
+    """How long each stage of one call took."""
+
+    def __init__(self, metrics: "_Metrics") -> None:
+        self.seconds: dict[str, float] = {}
+        self._metrics = metrics
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.seconds[stage] = seconds
+            self._metrics.stage_durations[stage].observe(seconds)
+
+
+class _Metrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        durations = Histogram(
+            "recsys_stage_duration_seconds",
+            "Time spent in a stage of GetCandidates.",
+            ["stage"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        stages = ("history", "user_vector", "search", "popular")
+        self.stage_durations = {stage: durations.labels(stage) for stage in stages}
+        self._answers = Counter(
+            "recsys_answers_total", "Answers given.", ["source", "release"], registry=registry
+        )
+        self._fallbacks = Counter(
+            "recsys_fallbacks_total",
+            "Answers that were not PERSONALIZED, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in FallbackReason:
+            self._fallbacks.labels(reason.value)
+
+    def count_answer(self, source: Source, reason: FallbackReason | None, release: int) -> None:
+        self._answers.labels(source.value, str(release)).inc()
+        if reason is not None:
+            self._fallbacks.labels(reason.value).inc()

@@ -1,0 +1,72 @@
+"""RecommenderService on the wire: validate, call, convert."""
+
+from typing import Any
+
+import grpc
+from recsys.recommender.v1 import recommender_service_pb2 as pb2
+from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
+
+from recommender.domain import Candidates
+from recommender.requests import candidate_query, checked_user_id, checked_views
+from recommender.service import RecommenderService
+from service_runtime.deadlines import Deadline
+
+__all__ = ["RecommenderServicer"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
+    """Transport only; what is answered is decided in RecommenderService."""
+
+    def __init__(self, service: RecommenderService, default_deadline_seconds: float) -> None:
+        self._service = service
+        self._default_deadline_seconds = default_deadline_seconds
+
+    async def GetCandidates(  # noqa: N802, D102 - the contract says it
+        self, request: pb2.GetCandidatesRequest, context: Context
+    ) -> pb2.GetCandidatesResponse:
+        deadline = Deadline.of(context, self._default_deadline_seconds)
+        candidates = await self._service.candidates(candidate_query(request), deadline)
+        context.set_trailing_metadata((("server-timing", _server_timing(candidates)),))
+        return _response(candidates)
+
+    async def RecordViews(  # noqa: N802, D102 - the contract says it
+        self, request: pb2.RecordViewsRequest, context: Context
+    ) -> pb2.RecordViewsResponse:
+        deadline = Deadline.of(context, self._default_deadline_seconds)
+        user_id, views = checked_user_id(request.user_id), checked_views(request.views)
+        await self._service.record_views(user_id, views, deadline)
+        return pb2.RecordViewsResponse()
+
+    async def GetHistory(  # noqa: N802, D102 - the contract says it
+        self, request: pb2.GetHistoryRequest, context: Context
+    ) -> pb2.GetHistoryResponse:
+        deadline = Deadline.of(context, self._default_deadline_seconds)
+        views = await self._service.views(checked_user_id(request.user_id), deadline)
+        return pb2.GetHistoryResponse(
+            views=[
+                pb2.View(article_id=view.article_id, viewed_at_ms=view.viewed_at_ms)
+                for view in views
+            ]
+        )
+
+
+def _response(candidates: Candidates) -> pb2.GetCandidatesResponse:
+    reason = candidates.fallback_reason
+    return pb2.GetCandidatesResponse(
+        article_ids=candidates.ranking.ids.tolist(),
+        scores=candidates.ranking.scores.tolist(),
+        release=candidates.release,
+        source=pb2.Source.Value(f"SOURCE_{candidates.source.value}"),
+        fallback_reason=pb2.FallbackReason.Value(
+            f"FALLBACK_REASON_{reason.value}" if reason else "FALLBACK_REASON_UNSPECIFIED"
+        ),
+        shorter_than_requested=candidates.shorter_than_requested,
+    )
+
+
+def _server_timing(candidates: Candidates) -> str:
+    return ", ".join(
+        f"{stage};dur={seconds * 1000:.3f}" for stage, seconds in candidates.stage_seconds.items()
+    )

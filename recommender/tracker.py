@@ -1,0 +1,188 @@
+"""Which release to answer from: the pair of model and index that is proven to belong together."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from recommender.clients import FaissClient, GoldenHistory, ModelClient, padded_histories
+from recommender.domain import Ranking
+from recommender.fleet import Fleet
+from recommender.popular import PopularArticles
+from service_runtime.errors import (
+    BackendUnavailableError,
+    CallError,
+    ReleaseNotHeldError,
+)
+
+__all__ = ["Pin", "ReleaseTracker", "choose_release"]
+
+logger = logging.getLogger(__name__)
+
+_VERIFY_TIMEOUT_SECONDS = 5.0
+_RETRY_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A release that may be answered from, and its popular articles."""
+
+    release: int
+    popular: PopularArticles
+
+
+def choose_release(
+    model_holders: Mapping[int, int],
+    index_holders: Mapping[int, int],
+    models_answering: int,
+    indexes_answering: int,
+) -> int | None:
+    """Choose the newest release that every answering address holds; where there is none, the newest
+    that at least one address of each side holds. Arguments count holders by release.
+    """
+    common = sorted(model_holders.keys() & index_holders.keys(), reverse=True)
+    for release in common:
+        everywhere = (
+            model_holders[release] >= models_answering
+            and index_holders[release] >= indexes_answering
+        )
+        if everywhere:
+            return release
+    return common[0] if common else None
+
+
+class ReleaseTracker:
+    """Watches both fleets, proves each common release once, and pins one.
+
+    The pin stays when nothing better is known: its popular articles are in memory, and they are
+    what is left to answer when every backend is away.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._changed = asyncio.Event()
+        self._proven: dict[int, Pin] = {}
+        self._refused: set[int] = set()
+        self._pin: Pin | None = None
+        self._first_pin = asyncio.Event()
+        self._gauge = Gauge(
+            "recsys_release",
+            "Release by kind, as its id (the unix second of its run); 0: none.",
+            ["kind"],
+            registry=registry,
+        ).labels("pinned")
+        self._refusals = Counter(
+            "recsys_release_refused_total",
+            "Releases whose model and index do not belong together.",
+            registry=registry,
+        )
+
+    def notice(self) -> None:
+        """Have the choice made anew; for the fleets to call."""
+        self._changed.set()
+
+    async def wait_for_first_pin(self) -> None:
+        """Return once there is something to answer from."""
+        await self._first_pin.wait()
+
+    def pin(self, release: int | None = None) -> Pin:
+        """Answer the pin, or the proof of the release asked for.
+
+        Raises BackendUnavailableError while there is no pin, ReleaseNotHeldError when the named
+        release is not in service.
+        """
+        if release is not None:
+            named = self._proven.get(release)
+            if named is None:
+                raise ReleaseNotHeldError(f"release: {release} is not in service")
+            return named
+        if self._pin is None:
+            raise BackendUnavailableError(
+                "no release is ready on both the model server and the faiss server"
+            )
+        return self._pin
+
+    async def run(self, models: Fleet[ModelClient], indexes: Fleet[FaissClient]) -> None:
+        """Follow the fleets until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            common = models.holders.keys() & indexes.holders.keys()
+            for release in sorted(common - self._proven.keys() - self._refused, reverse=True):
+                await self._prove(release, models, indexes)
+            self._repin(models, indexes)
+
+    async def _prove(
+        self, release: int, models: Fleet[ModelClient], indexes: Fleet[FaissClient]
+    ) -> None:
+        model, index = models.pick(release), indexes.pick(release)
+        if model is None or index is None:
+            return
+        try:
+            goldens = await index.golden_histories(release, _VERIFY_TIMEOUT_SECONDS)
+            answers = await _replay(release, goldens, model, index)
+            popular = await index.popular(release, _VERIFY_TIMEOUT_SECONDS)
+        except CallError as error:
+            logger.warning("release %d: cannot be proven yet: %s", release, error)
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
+            return
+        if reason := _objection(goldens, answers):
+            logger.error("release %d: refused: %s", release, reason)
+            self._refused.add(release)
+            self._refusals.inc()
+            return
+        logger.info("release %d: model and index belong together", release)
+        self._proven[release] = Pin(release, popular)
+
+    def _repin(self, models: Fleet[ModelClient], indexes: Fleet[FaissClient]) -> None:
+        held = models.holders.keys() | indexes.holders.keys()
+        self._refused &= held
+        self._proven = {
+            release: pin
+            for release, pin in self._proven.items()
+            if release in held or pin is self._pin
+        }
+        chosen = choose_release(
+            {r: len(models.holders.get(r, ())) for r in self._proven if r in models.holders},
+            {r: len(indexes.holders.get(r, ())) for r in self._proven if r in indexes.holders},
+            models.answering,
+            indexes.answering,
+        )
+        if chosen is None or (self._pin and chosen == self._pin.release):
+            return
+        self._pin = self._proven[chosen]
+        self._gauge.set(chosen)
+        self._first_pin.set()
+        logger.info("release %d: pinned", chosen)
+
+
+async def _replay(
+    release: int, goldens: Sequence[GoldenHistory], model: ModelClient, index: FaissClient
+) -> list[Ranking]:
+    if not goldens:
+        return []
+    regions = [-1 if golden.region_id is None else golden.region_id for golden in goldens]
+    users = await model.user_vectors(
+        release,
+        padded_histories([list(golden.history) for golden in goldens]),
+        np.array(regions, np.int64),
+        _VERIFY_TIMEOUT_SECONDS,
+    )
+    k = max(golden.expected.size for golden in goldens)
+    return await index.search(release, users.vectors, k, timeout_seconds=_VERIFY_TIMEOUT_SECONDS)
+
+
+def _objection(goldens: Sequence[GoldenHistory], answers: Sequence[Ranking]) -> str | None:
+    if not goldens:
+        return "it has no golden histories, so nothing shows that model and index belong together"
+    for number, (golden, answer) in enumerate(zip(goldens, answers, strict=True)):
+        top = answer.ids[: golden.expected.size]
+        overlap = np.isin(golden.expected, top).mean()
+        if overlap < golden.min_overlap:
+            return (
+                f"golden history {number}: {overlap:.0%} of the expected articles were answered, "
+                f"at least {golden.min_overlap:.0%} must be"
+            )
+    return None
