@@ -1,7 +1,9 @@
 """Builds the recommender from its settings, and runs it."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
@@ -19,21 +21,38 @@ from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.server import RunningServer, Services, running_server
 
-__all__ = ["serve"]
+__all__ = ["Recommender", "running_recommender", "serve"]
 
 SERVICE = pb2.DESCRIPTOR.services_by_name["RecommenderService"].full_name
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """A recommender that listens, and the work that goes on behind it."""
+
+    server: RunningServer
+    background: BackgroundTasks
 
 
 async def serve(settings: RecommenderSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain.
 
-    NOT_SERVING until the first release is pinned. Raises StartupError when a port is taken or
-    a setting cannot be used.
+    Raises StartupError when a port is taken or a setting cannot be used.
+    """
+    async with running_recommender(settings) as recommender:
+        await recommender.background.run_until(stop)
+
+
+@asynccontextmanager
+async def running_recommender(settings: RecommenderSettings) -> AsyncIterator[Recommender]:
+    """Listen for as long as the context is open; leaving it drains.
+
+    NOT_SERVING until the first release is pinned. Raises StartupError like `serve`.
     """
     registry = new_registry()
     tracker = ReleaseTracker(registry)
     async with AsyncExitStack() as stack:
-        history = await _history(settings, stack)
+        history = _history(settings, stack)
         models, indexes = _fleets(settings, tracker)
         service = RecommenderService(
             history, models, indexes, tracker, registry, reserve_seconds=settings.reserve_seconds
@@ -41,20 +60,13 @@ async def serve(settings: RecommenderSettings, stop: asyncio.Event) -> None:
         servicer = RecommenderServicer(service, settings.default_deadline_seconds)
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(models.run(), indexes.run(), tracker.run(models, indexes))
-        running = await stack.enter_async_context(
-            running_server(
-                settings,
-                Services(
-                    lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(
-                        servicer, server
-                    ),
-                    (SERVICE,),
-                ),
-                registry,
-            )
+        services = Services(
+            lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(servicer, server),
+            (SERVICE,),
         )
-        background.start(_announce_first_pin(tracker, running))
-        await background.run_until(stop)
+        server = await stack.enter_async_context(running_server(settings, services, registry))
+        background.start(_announce_first_pin(tracker, server))
+        yield Recommender(server, background)
 
 
 async def _announce_first_pin(tracker: ReleaseTracker, running: RunningServer) -> None:
@@ -62,7 +74,7 @@ async def _announce_first_pin(tracker: ReleaseTracker, running: RunningServer) -
     await running.set_serving(serving=True)
 
 
-async def _history(settings: RecommenderSettings, stack: AsyncExitStack) -> RedisHistory:
+def _history(settings: RecommenderSettings, stack: AsyncExitStack) -> RedisHistory:
     try:
         client = connect_redis(settings.redis_url)
     except ValueError as error:

@@ -1,0 +1,44 @@
+"""The views of the users that a release was learnt from, as the workflow collected them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+__all__ = ["UserViews", "last_views", "titles"]
+
+_LAST_VIEWS = """
+WITH numbered AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY user_id ORDER BY viewed_at DESC, file_row_number DESC
+    ) AS age
+    FROM read_parquet(?, file_row_number = true)
+)
+SELECT user_id, list(article_id ORDER BY age DESC), list(viewed_at ORDER BY age DESC)
+FROM numbered WHERE age <= ? GROUP BY user_id ORDER BY user_id
+"""
+
+
+@dataclass(frozen=True)
+class UserViews:
+    """A user's last views, oldest first; times in unix seconds."""
+
+    user_id: str
+    article_ids: list[int]
+    viewed_at: list[int]
+
+
+def last_views(events: Path, count: int) -> list[UserViews]:
+    """Read each user's last `count` views from the collected table of events."""
+    with duckdb.connect() as connection:
+        rows = connection.execute(_LAST_VIEWS, [str(events), count]).fetchall()
+    return [UserViews(*row) for row in rows]
+
+
+def titles(items: Path) -> dict[int, str]:
+    """Read the titles by article id; none where the run had no items."""
+    if not items.exists():
+        return {}
+    with duckdb.connect() as connection:
+        query = "SELECT article_id, title FROM read_parquet(?)"
+        return dict(connection.execute(query, [str(items)]).fetchall())
