@@ -37,9 +37,9 @@ class RecommenderSettings(ServerSettings):
     poll_seconds: Seconds = Field(
         default=0.25, description="How often each address is asked which releases it holds."
     )
-    reserve_seconds: Seconds = Field(
-        default=0.002,
-        description="Kept back from the caller's deadline for answering, whatever backends do.",
+    reserve_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.2,
+        description="Share of the caller's deadline kept back from backends for answering.",
     )
 
     @field_validator("model_servers", "faiss_servers")

@@ -54,10 +54,10 @@ async def running_recommender(settings: RecommenderSettings) -> AsyncIterator[Re
     async with AsyncExitStack() as stack:
         history = _history(settings, stack)
         models, indexes = _fleets(settings, tracker)
-        service = RecommenderService(
-            history, models, indexes, tracker, registry, reserve_seconds=settings.reserve_seconds
+        service = RecommenderService(history, models, indexes, tracker, registry)
+        servicer = RecommenderServicer(
+            service, settings.default_deadline_seconds, settings.reserve_fraction
         )
-        servicer = RecommenderServicer(service, settings.default_deadline_seconds)
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(models.run(), indexes.run(), tracker.run(models, indexes))
         services = Services(

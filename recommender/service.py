@@ -48,14 +48,11 @@ class RecommenderService:
         indexes: Fleet[FaissClient],
         tracker: ReleaseTracker,
         registry: CollectorRegistry,
-        *,
-        reserve_seconds: float,
     ) -> None:
         self._history = history
         self._models = models
         self._indexes = indexes
         self._tracker = tracker
-        self._reserve_seconds = reserve_seconds
         self._metrics = _Metrics(registry)
 
     async def candidates(self, query: CandidateQuery, deadline: Deadline) -> Candidates:
@@ -86,17 +83,17 @@ class RecommenderService:
 
     async def record_views(self, user_id: str, views: Sequence[View], deadline: Deadline) -> None:
         """Add views to a user's history; raises BackendUnavailableError without Redis."""
-        await self._history.record(user_id, views, deadline.budget(self._reserve_seconds))
+        await self._history.record(user_id, views, deadline.budget())
 
     async def views(self, user_id: str, deadline: Deadline) -> list[View]:
         """Answer a user's history; raises BackendUnavailableError without Redis."""
-        return await self._history.views(user_id, deadline.budget(self._reserve_seconds))
+        return await self._history.views(user_id, deadline.budget())
 
     async def _stored_history(
         self, user_id: str, deadline: Deadline, stages: "_Stages"
     ) -> list[int]:
         with stages.timed("history"), _or_step_down(FallbackReason.HISTORY_UNAVAILABLE):
-            return await self._history.article_ids(user_id, deadline.budget(self._reserve_seconds))
+            return await self._history.article_ids(user_id, deadline.budget())
 
     async def _nearest(
         self,
@@ -165,7 +162,7 @@ class RecommenderService:
         if first is None:
             raise BackendUnavailableError(f"nobody is ready for release {release}")
         try:
-            return await call(first, deadline.budget(self._reserve_seconds))
+            return await call(first, deadline.budget())
         except OutOfTimeError:
             raise
         except CallError as error:
@@ -174,7 +171,7 @@ class RecommenderService:
             second = fleet.pick(release, other_than=first)
             if second is None:
                 raise
-        return await call(second, deadline.budget(self._reserve_seconds))
+        return await call(second, deadline.budget())
 
 
 def _excluded(query: CandidateQuery, history: Sequence[int]) -> Int64s:

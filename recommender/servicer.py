@@ -19,14 +19,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
     """Transport only; what is answered is decided in RecommenderService."""
 
-    def __init__(self, service: RecommenderService, default_deadline_seconds: float) -> None:
+    def __init__(
+        self,
+        service: RecommenderService,
+        default_deadline_seconds: float,
+        reserve_fraction: float,
+    ) -> None:
         self._service = service
         self._default_deadline_seconds = default_deadline_seconds
+        self._reserve_fraction = reserve_fraction
 
     async def GetCandidates(  # noqa: N802, D102 - the contract says it
         self, request: pb2.GetCandidatesRequest, context: Context
     ) -> pb2.GetCandidatesResponse:
-        deadline = Deadline.of(context, self._default_deadline_seconds)
+        deadline = self._deadline(context)
         candidates = await self._service.candidates(candidate_query(request), deadline)
         context.set_trailing_metadata((("server-timing", _server_timing(candidates)),))
         return _response(candidates)
@@ -34,7 +40,7 @@ class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
     async def RecordViews(  # noqa: N802, D102 - the contract says it
         self, request: pb2.RecordViewsRequest, context: Context
     ) -> pb2.RecordViewsResponse:
-        deadline = Deadline.of(context, self._default_deadline_seconds)
+        deadline = self._deadline(context)
         user_id, views = checked_user_id(request.user_id), checked_views(request.views)
         await self._service.record_views(user_id, views, deadline)
         return pb2.RecordViewsResponse()
@@ -42,7 +48,7 @@ class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
     async def GetHistory(  # noqa: N802, D102 - the contract says it
         self, request: pb2.GetHistoryRequest, context: Context
     ) -> pb2.GetHistoryResponse:
-        deadline = Deadline.of(context, self._default_deadline_seconds)
+        deadline = self._deadline(context)
         views = await self._service.views(checked_user_id(request.user_id), deadline)
         return pb2.GetHistoryResponse(
             views=[
@@ -50,6 +56,9 @@ class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
                 for view in views
             ]
         )
+
+    def _deadline(self, context: Context) -> Deadline:
+        return Deadline.of(context, self._default_deadline_seconds, self._reserve_fraction)
 
 
 def _response(candidates: Candidates) -> pb2.GetCandidatesResponse:

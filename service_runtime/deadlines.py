@@ -11,29 +11,40 @@ __all__ = ["Deadline"]
 
 
 class Deadline:
-    """A moment on the monotonic clock until which an answer is of use."""
+    """A moment on the monotonic clock until which an answer is of use.
 
-    __slots__ = ("_at",)
+    Of the `seconds` until then the last `reserve_seconds` are not for backends: they are kept
+    for making and sending the answer, whatever the backends did.
+    """
 
-    def __init__(self, seconds: float) -> None:
+    __slots__ = ("_at", "_reserve_seconds")
+
+    def __init__(self, seconds: float, reserve_seconds: float = 0.0) -> None:
         self._at = time.monotonic() + seconds
+        self._reserve_seconds = reserve_seconds
 
     @classmethod
-    def of(cls, context: grpc.aio.ServicerContext[Any, Any], default_seconds: float) -> Self:
+    def of(
+        cls,
+        context: grpc.aio.ServicerContext[Any, Any],
+        default_seconds: float,
+        reserve_fraction: float = 0.0,
+    ) -> Self:
         """Take the caller's deadline; gRPC answers None where the caller set none."""
         remaining = context.time_remaining()
-        return cls(default_seconds if remaining is None else remaining)
+        seconds = default_seconds if remaining is None else remaining
+        return cls(seconds, seconds * reserve_fraction)
 
     def remaining(self) -> float:
         """Answer the seconds left; negative once it has passed."""
         return self._at - time.monotonic()
 
-    def budget(self, reserve_seconds: float) -> float:
-        """Answer the seconds that one step may take, keeping the reserve for the steps after it.
+    def budget(self) -> float:
+        """Answer the seconds that the next step may take.
 
-        Raises OutOfTimeError where nothing is left.
+        Raises OutOfTimeError where nothing but the reserve is left.
         """
-        left = self.remaining() - reserve_seconds
+        left = self.remaining() - self._reserve_seconds
         if left <= 0:
             raise OutOfTimeError("the deadline leaves no time for this call")
         return left

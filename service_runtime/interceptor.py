@@ -1,5 +1,7 @@
 """What happens around every call: the limit, the error table, metrics and the log line."""
 
+from __future__ import annotations  # grpc.RpcMethodHandler takes parameters in its stubs only
+
 import asyncio
 import logging
 import time
@@ -7,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from service_runtime.errors import CallError, OverloadedError
+from service_runtime.errors import CallError, InvalidRequestError, OverloadedError
 from service_runtime.metrics import CallMetrics, MethodMetrics
 from service_runtime.status_codes import code_of
 
@@ -41,6 +44,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._limit = max_concurrent_calls
         self._slow_call_seconds = slow_call_seconds
         self._unlimited = unlimited
+        self._calls: list[_Call] = []
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(  # noqa: D102 - grpc's own
@@ -67,13 +71,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         call = _Call(
             path,
             cast("UnaryHandler", handler.unary_unary),
+            handler.request_deserializer,
             self._metrics.of(service, method),
             limit=None if path in self._unlimited else self._limit,
             slow_call_seconds=self._slow_call_seconds,
         )
-        return grpc.unary_unary_rpc_method_handler(
-            call, handler.request_deserializer, handler.response_serializer
-        )
+        self._calls.append(call)
+        # A bound method and not a callable object: grpc looks for a coroutine function.
+        return grpc.unary_unary_rpc_method_handler(call.answer, None, handler.response_serializer)
+
+    async def wait_until_idle(self) -> None:
+        """Return once no call is being answered; health watchers do not count."""
+        for call in self._calls:
+            await call.idle.wait()
 
 
 class _Call:
@@ -83,6 +93,7 @@ class _Call:
         self,
         path: str,
         handler: UnaryHandler,
+        deserialize: Callable[[bytes], Any] | None,
         metrics: MethodMetrics,
         *,
         limit: int | None,
@@ -94,16 +105,19 @@ class _Call:
         self._limit = limit
         self._slow_call_seconds = slow_call_seconds
         self._in_flight = 0
+        self._deserialize = deserialize or (lambda request: request)
+        self.idle = asyncio.Event()
+        self.idle.set()
 
-    async def __call__(self, request: Any, context: Context) -> Any:
+    async def answer(self, request: bytes, context: Context) -> Any:
+        """Answer one call, or end it with the status of what went wrong."""
         if self._limit is not None and self._in_flight >= self._limit:
             self._metrics.shed.inc()
             await self._abort(OverloadedError(f"{self._limit} calls are in flight"), context, 0.0)
         started = time.perf_counter()
-        self._in_flight += 1
-        self._metrics.in_flight.set(self._in_flight)
+        self._enter()
         try:
-            answer = await self._handler(request, context)
+            response = await self._handler(self._parsed(request), context)
         except asyncio.CancelledError:
             # The caller went away or its deadline passed; there is nobody to answer.
             self._finish("CANCELLED", time.perf_counter() - started, context)
@@ -115,10 +129,27 @@ class _Call:
             await self._abort(error, context, time.perf_counter() - started)
         else:
             self._finish("OK", time.perf_counter() - started, context)
-            return answer
+            return response
         finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.set(self._in_flight)
+            self._leave()
+
+    def _enter(self) -> None:
+        self._in_flight += 1
+        self._metrics.in_flight.set(self._in_flight)
+        self.idle.clear()
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        self._metrics.in_flight.set(self._in_flight)
+        if self._in_flight == 0:
+            self.idle.set()
+
+    def _parsed(self, request: bytes) -> Any:
+        # Here and not by grpc, which would answer UNKNOWN with the exception's text.
+        try:
+            return self._deserialize(request)
+        except DecodeError:
+            raise InvalidRequestError("the request is not a message of this method") from None
 
     async def _abort(self, error: Exception, context: Context, seconds: float) -> None:
         if isinstance(error, CallError):

@@ -1,5 +1,6 @@
 """A gRPC server with health, reflection, metrics and an orderly end."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,7 @@ __all__ = ["RunningServer", "Services", "running_server"]
 logger = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
+_LAST_WRITES_SECONDS = 0.1
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # on by default: two servers would share a port without a word
     ("grpc.max_receive_message_length", 4 * _MIB),
@@ -49,11 +51,17 @@ class RunningServer:
     """A listening server; NOT_SERVING until told otherwise."""
 
     def __init__(
-        self, server: grpc.aio.Server, names: tuple[str, ...], port: int, metrics_port: int
+        self,
+        server: grpc.aio.Server,
+        interceptor: CallInterceptor,
+        names: tuple[str, ...],
+        port: int,
+        metrics_port: int,
     ) -> None:
         self.port = port
         self.metrics_port = metrics_port
         self._server = server
+        self._interceptor = interceptor
         self._names = ("", *names)
         self._health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -71,7 +79,14 @@ class RunningServer:
     async def drain(self, grace_seconds: float) -> None:
         """Answer NOT_SERVING for good, take no new calls, let those in flight end."""
         await self._health.enter_graceful_shutdown()
-        await self._server.stop(grace_seconds)
+        stopped = asyncio.create_task(self._server.stop(grace_seconds))
+        idle = asyncio.create_task(self._interceptor.wait_until_idle())
+        await asyncio.wait({stopped, idle}, return_when=asyncio.FIRST_COMPLETED)
+        # Health watchers would hold the server for the whole of the grace; give the last answers
+        # a moment to be written, then hang up. Of several graces the shortest counts.
+        await self._server.stop(min(grace_seconds, _LAST_WRITES_SECONDS))
+        await stopped
+        idle.cancel()
 
 
 @asynccontextmanager
@@ -92,7 +107,7 @@ async def running_server(
     services.register(server)
     with metrics_endpoint(settings.host, settings.metrics_port, registry) as metrics_port:
         port = _bind(server, settings)
-        running = RunningServer(server, services.names, port, metrics_port)
+        running = RunningServer(server, interceptor, services.names, port, metrics_port)
         # Before the start: grpc's health servicer would come up as SERVING.
         await running.set_serving(serving=False)
         reflected = services.names if services.reflected else ()

@@ -1,0 +1,110 @@
+"""Which release is answered from: both sides must hold it and belong together."""
+
+import asyncio
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recsys.recommender.v1 import recommender_service_pb2 as pb2
+
+from recommender.addresses import Target, parse_targets, resolve
+from recommender.tracker import choose_release
+from tests.support.backends import ScriptedFaiss, ScriptedModel, listening, right_answer
+
+holders = st.dictionaries(st.integers(1, 6), st.integers(1, 3), max_size=4)
+
+
+@given(holders, holders, st.integers(0, 3), st.integers(0, 3))
+def test_the_choice_is_held_by_both_sides_and_everywhere_if_any_is(models, indexes, m, i):
+    common = models.keys() & indexes.keys()
+    everywhere = [r for r in common if models[r] >= m and indexes[r] >= i]
+    chosen = choose_release(models, indexes, m, i)
+    assert chosen == max(everywhere, default=max(common, default=None))
+
+
+async def test_a_release_that_only_one_side_holds_is_not_used(start_recommender):
+    asked = await start_recommender(
+        models=[ScriptedModel(releases=[2, 1])], faiss=[ScriptedFaiss(releases=[1])]
+    )
+    await asked.until_serving()
+    answer = await asked.candidates(recent_article_ids=[5])
+    assert answer.release == 1
+    asked.faiss.releases = [2, 1]
+
+    async def moved_on() -> bool:
+        answer = await asked.candidates(recent_article_ids=[5], limit=2)
+        expected = right_answer(answer.release, 5, 2).tolist()
+        assert list(answer.article_ids) == expected
+        return answer.release == 2
+
+    await asked.until(moved_on)
+
+
+async def test_a_withdrawn_release_is_stepped_back_from(start_recommender):
+    asked = await start_recommender(
+        models=[ScriptedModel(releases=[2, 1])], faiss=[ScriptedFaiss(releases=[2, 1])]
+    )
+    await asked.until_serving()
+    asked.faiss.releases = [1]
+
+    async def stepped_back() -> bool:
+        return (await asked.candidates(recent_article_ids=[5])).release == 1
+
+    await asked.until(stepped_back)
+
+
+async def test_a_model_that_does_not_belong_to_its_index_is_never_pinned(start_recommender):
+    wrong = ScriptedModel(releases=[2, 1], speaks_for=1)
+    asked = await start_recommender(models=[wrong], faiss=[ScriptedFaiss(releases=[2, 1])])
+    await asked.until_serving()
+    assert (await asked.candidates(recent_article_ids=[5])).release == 1
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await asked.candidates(recent_article_ids=[5], release=2)
+    assert refused.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_lost_backends_are_noticed_and_found_again(start_recommender):
+    model, faiss = ScriptedModel(), ScriptedFaiss()
+    asked = await start_recommender(models=[model], faiss=[ScriptedFaiss()])
+    await asked.until_serving()
+    faiss.releases = asked.faiss.releases
+    asked.faiss.releases = []
+
+    async def stepped_down() -> bool:
+        answer = await asked.candidates(recent_article_ids=[5])
+        return answer.fallback_reason == pb2.FALLBACK_REASON_NO_COMMON_RELEASE
+
+    await asked.until(stepped_down)
+    asked.faiss.releases = [1]
+
+    async def personalized() -> bool:
+        return (await asked.candidates(recent_article_ids=[5])).source == pb2.SOURCE_PERSONALIZED
+
+    await asked.until(personalized)
+
+
+async def test_a_server_that_starts_later_is_found(start_recommender):
+    late = ScriptedFaiss()
+    async with listening(late):
+        pass  # it has a port now, and nobody listens there
+    started = asyncio.create_task(
+        start_recommender(models=[ScriptedModel()], faiss=[ScriptedFaiss(releases=[])])
+    )
+    asked = await started
+    assert not late.searches
+    asked.faiss.releases = [1]
+    await asked.until_serving()
+
+
+def test_targets_are_host_and_port():
+    assert parse_targets("a:1, b.example:65535") == (Target("a", 1), Target("b.example", 65535))
+    for wrong in ("", "a", "a:", ":1", "a:0", "a:65536", "a:1,,b:2", "a:x"):
+        with pytest.raises(ValueError, match="is not host:port"):
+            parse_targets(wrong)
+
+
+async def test_names_become_addresses():
+    assert "127.0.0.1:5" in await resolve(parse_targets("localhost:5"))
+    with pytest.raises(OSError, match=r"no\.such\.host\.invalid"):
+        await resolve(parse_targets("no.such.host.invalid:5"))

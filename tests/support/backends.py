@@ -1,0 +1,201 @@
+"""Model and faiss servers that do what a test tells them, over the real wire protocol.
+
+Only for what the real servers never do: lie about releases, hang, or refuse on purpose.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+from recsys.faiss.v1 import faiss_service_pb2 as faiss_pb2
+from recsys.faiss.v1 import faiss_service_pb2_grpc as faiss_grpc
+from recsys.tfserving.v1 import model_status_pb2, prediction_pb2
+
+from service_runtime.tf_serving_api import (
+    MODEL_SERVICE,
+    PREDICTION_SERVICE,
+    array_of,
+    tensor_of,
+)
+
+DIMENSION = 4
+POPULAR = np.arange(1, 401, dtype=np.int64)
+REGION = 7
+REGION_POPULAR = np.arange(300, 320, dtype=np.int64)
+
+
+def right_answer(release: int, newest: int, k: int) -> np.ndarray:
+    """The articles that a sound pair of `release` answers to a history that begins with `newest`."""
+    return newest * 1_000 + release * 100_000_000 + np.arange(k, dtype=np.int64)
+
+
+@dataclass
+class ScriptedBackend:
+    """Everything a test may change while the server runs."""
+
+    releases: list[int] = field(default_factory=lambda: [1])
+    port: int = 0
+    calls: int = 0
+    refuse: grpc.StatusCode | None = None
+    hang: bool = False
+    answer_as: int | None = None
+    """Echo this release instead of the one asked for."""
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def misbehave(self, context: grpc.aio.ServicerContext) -> None:
+        self.calls += 1
+        if self.hang:
+            await asyncio.Event().wait()
+        if self.refuse is not None:
+            await context.abort(self.refuse, "told to refuse")
+
+
+@dataclass
+class ScriptedModel(ScriptedBackend):
+    """User vectors hold the newest article and the release, so that answers tell both."""
+
+    known: int = 1
+    not_a_number: bool = False
+    speaks_for: int | None = None
+    """Make vectors of this release whatever is asked: a pair that does not belong together."""
+
+    async def predict(
+        self, request: prediction_pb2.PredictRequest, context: grpc.aio.ServicerContext
+    ) -> prediction_pb2.PredictResponse:
+        await self.misbehave(context)
+        release = request.model_spec.version.value
+        if release not in self.releases:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found")
+        histories = array_of(request.inputs["history"])
+        vectors = np.zeros((len(histories), DIMENSION), np.float32)
+        vectors[:, 0] = histories[:, 0]
+        vectors[:, 1] = self.speaks_for or release
+        if self.not_a_number:
+            vectors[:, 2] = np.nan
+        response = prediction_pb2.PredictResponse()
+        response.model_spec.name = request.model_spec.name
+        response.model_spec.version.value = self.answer_as or release
+        response.outputs["user_vector"].CopyFrom(tensor_of(vectors))
+        known = np.full(len(histories), self.known, np.int32)
+        response.outputs["known"].CopyFrom(tensor_of(known))
+        return response
+
+    async def status(
+        self,
+        request: model_status_pb2.GetModelStatusRequest,
+        context: grpc.aio.ServicerContext,
+    ) -> model_status_pb2.GetModelStatusResponse:
+        states = model_status_pb2.ModelVersionStatus
+        return model_status_pb2.GetModelStatusResponse(
+            model_version_status=[
+                states(version=release, state=states.AVAILABLE) for release in self.releases
+            ]
+        )
+
+    def register(self, server: grpc.aio.Server) -> None:
+        def unary(handler, request_type, response_type):
+            return grpc.unary_unary_rpc_method_handler(
+                handler, request_type.FromString, response_type.SerializeToString
+            )
+
+        predict = unary(
+            self.predict, prediction_pb2.PredictRequest, prediction_pb2.PredictResponse
+        )
+        status = unary(
+            self.status,
+            model_status_pb2.GetModelStatusRequest,
+            model_status_pb2.GetModelStatusResponse,
+        )
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(PREDICTION_SERVICE, {"Predict": predict}),
+                grpc.method_handlers_generic_handler(MODEL_SERVICE, {"GetModelStatus": status}),
+            )
+        )
+
+
+@dataclass
+class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
+    """Answers `right_answer` of what the vector says; `counted_short` answers fewer than k."""
+
+    searches: list[faiss_pb2.SearchRequest] = field(default_factory=list)
+    at_most: int = 10_000
+
+    async def Search(self, request, context):  # noqa: N802 - the contract's name
+        await self.misbehave(context)
+        if request.release not in self.releases:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not held")
+        self.searches.append(request)
+        vectors = np.frombuffer(request.vectors, "<f4").reshape(-1, DIMENSION)
+        count = min(request.k, self.at_most)
+        rows = [right_answer(int(row[1]), int(row[0]), count) for row in vectors]
+        scores = np.tile(np.linspace(1, 0, count, dtype="<f4"), len(rows))
+        return faiss_pb2.SearchResponse(
+            release=self.answer_as or request.release,
+            counts=[count] * len(rows),
+            ids=np.concatenate(rows).astype("<i8").tobytes(),
+            scores=scores.tobytes(),
+        )
+
+    async def GetPopular(self, request, context):  # noqa: N802 - the contract's name
+        lists = [_popular_list(None, POPULAR), _popular_list(REGION, REGION_POPULAR)]
+        return faiss_pb2.GetPopularResponse(release=request.release, lists=lists)
+
+    async def GetStatus(self, request, context):  # noqa: N802 - the contract's name
+        goldens = []
+        if request.HasField("golden_histories_of"):
+            release = request.golden_histories_of
+            goldens = [
+                faiss_pb2.GoldenHistory(
+                    history=[newest, 3],
+                    expected_article_ids=right_answer(release, newest, 20),
+                    min_overlap=0.9,
+                )
+                for newest in (5, 6)
+            ]
+        return faiss_pb2.GetStatusResponse(
+            releases=[
+                faiss_pb2.ReleaseStatus(release=release, state=faiss_pb2.RELEASE_STATE_READY)
+                for release in self.releases
+            ],
+            golden_histories=goldens,
+        )
+
+    def register(self, server: grpc.aio.Server) -> None:
+        faiss_grpc.add_FaissServiceServicer_to_server(self, server)
+
+
+def _popular_list(region: int | None, ids: np.ndarray) -> faiss_pb2.PopularList:
+    views = np.arange(len(ids), 0, -1, dtype="<f4")
+    category = faiss_pb2.AttributeColumn(
+        attribute="category", values=(ids % 3).astype("<i8").tobytes()
+    )
+    return faiss_pb2.PopularList(
+        region_id=region,
+        ids=ids.astype("<i8").tobytes(),
+        views=views.tobytes(),
+        attributes=[category],
+    )
+
+
+@asynccontextmanager
+async def listening(*backends: ScriptedBackend) -> AsyncIterator[None]:
+    """Serve each backend on a port of its own, which it then knows."""
+    servers = []
+    for backend in backends:
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        backend.register(server)
+        backend.port = server.add_insecure_port(f"127.0.0.1:{backend.port}")
+        await server.start()
+        servers.append(server)
+    try:
+        yield
+    finally:
+        for server in servers:
+            await server.stop(None)
