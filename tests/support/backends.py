@@ -28,7 +28,7 @@ REGION_POPULAR = np.arange(300, 320, dtype=np.int64)
 
 
 def right_answer(release: int, newest: int, k: int) -> np.ndarray:
-    """The articles that a sound pair of `release` answers to a history that begins with `newest`."""
+    """What a sound pair of `release` answers to a history that begins with `newest`."""
     return newest * 1_000 + release * 100_000_000 + np.arange(k, dtype=np.int64)
 
 
@@ -47,6 +47,9 @@ class ScriptedBackend:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def register(self, server: grpc.aio.Server) -> None:
+        raise AssertionError("each kind registers its own methods")
 
     async def misbehave(self, context: grpc.aio.ServicerContext) -> None:
         self.calls += 1
@@ -104,9 +107,7 @@ class ScriptedModel(ScriptedBackend):
                 handler, request_type.FromString, response_type.SerializeToString
             )
 
-        predict = unary(
-            self.predict, prediction_pb2.PredictRequest, prediction_pb2.PredictResponse
-        )
+        predict = unary(self.predict, prediction_pb2.PredictRequest, prediction_pb2.PredictResponse)
         status = unary(
             self.status,
             model_status_pb2.GetModelStatusRequest,

@@ -1,0 +1,219 @@
+"""What every server does around its calls, asked over the wire."""
+
+import asyncio
+import json
+import urllib.request
+from contextlib import asynccontextmanager
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from pydantic_settings import SettingsConfigDict
+from recsys.recommender.v1 import recommender_service_pb2 as pb2
+from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
+
+from service_runtime import errors
+from service_runtime.deadlines import Deadline
+from service_runtime.metrics import new_registry
+from service_runtime.server import Services, running_server
+from service_runtime.settings import ServerSettings
+from service_runtime.status_codes import translated_errors
+
+SERVICE = "recsys.recommender.v1.RecommenderService"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Settings(ServerSettings):
+    model_config = SettingsConfigDict(env_prefix="TEST_SERVER_")
+
+
+class Servicer(pb2_grpc.RecommenderServiceServicer):
+    """Raises what it is told, or waits until it is released."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.entered = asyncio.Event()
+        self.release = asyncio.Event()
+        self.release.set()
+        self.budget = 0.0
+
+    async def GetHistory(self, request, context):  # noqa: N802 - the contract's name
+        self.budget = Deadline.of(context, 7.0, reserve_fraction=0.5).budget()
+        self.entered.set()
+        await self.release.wait()
+        if self.error is not None:
+            raise self.error
+        return pb2.GetHistoryResponse()
+
+
+@asynccontextmanager
+async def serving(servicer, registry=None, **settings):
+    services = Services(
+        lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(servicer, server),
+        (SERVICE,),
+    )
+    chosen = Settings(**{"port": 0, "metrics_port": 0, **settings})
+    async with running_server(chosen, services, registry or new_registry()) as running:
+        yield running
+
+
+@asynccontextmanager
+async def calling(running):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
+        yield pb2_grpc.RecommenderServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InvalidRequestError("limit: 0"), grpc.StatusCode.INVALID_ARGUMENT),
+        (errors.NotFoundError("x"), grpc.StatusCode.NOT_FOUND),
+        (errors.OutOfTimeError("x"), grpc.StatusCode.DEADLINE_EXCEEDED),
+        (errors.OverloadedError("x"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (errors.BackendUnavailableError("x"), grpc.StatusCode.UNAVAILABLE),
+        (errors.ReleaseNotHeldError("x"), grpc.StatusCode.FAILED_PRECONDITION),
+    ],
+)
+async def test_every_error_reaches_the_caller_as_its_code_and_back(error, code):
+    servicer = Servicer()
+    servicer.error = error
+    async with serving(servicer) as running, calling(running) as (stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetHistory(pb2.GetHistoryRequest())
+        assert (refused.value.code(), refused.value.details()) == (code, str(error))
+        with (
+            pytest.raises(type(error), match=f"backend: {code.name}"),
+            translated_errors("backend"),
+        ):
+            await stub.GetHistory(pb2.GetHistoryRequest())
+
+
+async def test_the_text_of_an_unforeseen_error_stays_in_the_log(caplog):
+    servicer = Servicer()
+    servicer.error = ValueError("the secret is 42")
+    async with serving(servicer) as running, calling(running) as (stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetHistory(pb2.GetHistoryRequest())
+    assert refused.value.code() == grpc.StatusCode.INTERNAL
+    assert "42" not in refused.value.details()
+    assert "the secret is 42" in caplog.text
+
+
+async def test_health_is_not_serving_until_told_and_again_while_draining():
+    servicer = Servicer()
+    async with asyncio.timeout(10), serving(servicer) as running, calling(running) as (_, health):
+        for name in ("", SERVICE):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == NOT_SERVING
+        watched = health.Watch(health_pb2.HealthCheckRequest())
+        assert (await watched.read()).status == NOT_SERVING
+        await running.set_serving(serving=True)
+        assert (await watched.read()).status == SERVING
+        drained = asyncio.create_task(running.drain(5))
+        assert (await watched.read()).status == NOT_SERVING
+        await drained
+
+
+async def test_draining_answers_the_calls_in_flight_and_takes_no_new_ones():
+    servicer = Servicer()
+    servicer.release.clear()
+    async with serving(servicer) as running, calling(running) as (stub, _):
+        in_flight = stub.GetHistory(pb2.GetHistoryRequest())
+        await servicer.entered.wait()
+        drained = asyncio.create_task(running.drain(10))
+        await asyncio.sleep(0)  # the drain begins, and has something to wait for
+        assert not drained.done()
+        servicer.release.set()
+        assert await in_flight == pb2.GetHistoryResponse()
+        await drained
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetHistory(pb2.GetHistoryRequest(), timeout=2)
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_calls_beyond_the_limit_are_refused_and_counted():
+    servicer = Servicer()
+    servicer.release.clear()
+    registry = new_registry()
+    async with (
+        serving(servicer, registry, max_concurrent_calls=1) as running,
+        calling(running) as (stub, health),
+    ):
+        first = stub.GetHistory(pb2.GetHistoryRequest())
+        await servicer.entered.wait()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetHistory(pb2.GetHistoryRequest())
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        await health.Check(health_pb2.HealthCheckRequest())
+        servicer.release.set()
+        await first
+    labels = {"service": SERVICE, "method": "GetHistory"}
+    assert registry.get_sample_value("recsys_rpc_shed_total", labels) == 1
+    assert registry.get_sample_value("recsys_rpc_in_flight", labels) == 0
+    for code in ("OK", "RESOURCE_EXHAUSTED"):
+        count = registry.get_sample_value(
+            "recsys_rpc_duration_seconds_count", {**labels, "code": code}
+        )
+        assert count == 1
+
+
+async def test_a_caller_that_goes_away_is_counted():
+    servicer = Servicer()
+    servicer.release.clear()
+    registry = new_registry()
+    async with serving(servicer, registry) as running, calling(running) as (stub, _):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stub.GetHistory(pb2.GetHistoryRequest(), timeout=0.05)
+    labels = {"service": SERVICE, "method": "GetHistory", "code": "CANCELLED"}
+    assert registry.get_sample_value("recsys_rpc_duration_seconds_count", labels) == 1
+
+
+async def test_the_budget_is_the_callers_deadline_less_the_reserve():
+    servicer = Servicer()
+    async with serving(servicer) as running, calling(running) as (stub, _):
+        await stub.GetHistory(pb2.GetHistoryRequest())
+        assert 3.0 < servicer.budget <= 3.5
+        await stub.GetHistory(pb2.GetHistoryRequest(), timeout=2)
+        assert 0.5 < servicer.budget < 1.1  # gRPC rounds deadlines up, by a percent
+
+
+async def test_reflection_describes_the_service():
+    async with (
+        serving(Servicer()) as running,
+        grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
+    ):
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        answers = stub.ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        )
+        names = {one.name async for a in answers for one in a.list_services_response.service}
+    assert {SERVICE, "grpc.health.v1.Health"} <= names
+
+
+async def test_metrics_are_on_their_own_port():
+    async with serving(Servicer()) as running, calling(running) as (stub, _):
+        await stub.GetHistory(pb2.GetHistoryRequest())
+        url = f"http://127.0.0.1:{running.metrics_port}/metrics"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+    assert 'recsys_rpc_duration_seconds_count{code="OK",method="GetHistory"' in text
+
+
+async def test_a_port_in_use_is_named():
+    async with serving(Servicer()) as running:
+        with pytest.raises(errors.StartupError, match=f"127.0.0.1:{running.port}.*in use"):
+            async with serving(Servicer(), port=running.port):
+                pass
+        with pytest.raises(errors.StartupError, match=f"metrics port {running.metrics_port}"):
+            async with serving(Servicer(), metrics_port=running.metrics_port):
+                pass
+
+
+async def test_the_ready_file_tells_the_ports(tmp_path):
+    ready_file = tmp_path / "ready.json"
+    async with serving(Servicer(), ready_file=ready_file) as running:
+        assert json.loads(ready_file.read_text()) == {
+            "port": running.port,
+            "metrics_port": running.metrics_port,
+        }

@@ -1,0 +1,67 @@
+"""A wrong setting stops the process with the variable's name."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic_settings import SettingsConfigDict
+
+from service_runtime.errors import StartupError
+from service_runtime.settings import ServerSettings, load_settings
+
+
+class Settings(ServerSettings):
+    model_config = SettingsConfigDict(env_prefix="SOME_SERVER_")
+
+
+@pytest.fixture(autouse=True)
+def valid(monkeypatch):
+    monkeypatch.setenv("SOME_SERVER_PORT", "0")
+    monkeypatch.setenv("SOME_SERVER_METRICS_PORT", "9101")
+
+
+def test_settings_come_from_the_environment():
+    settings = load_settings(Settings)
+    assert (settings.port, settings.metrics_port, settings.log_format) == (0, 9101, "json")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("SOME_SERVER_PORT", "70000", "SOME_SERVER_PORT: .*65535.*'70000'"),
+        ("SOME_SERVER_PORT", "http", "SOME_SERVER_PORT: .*integer"),
+        ("SOME_SERVER_LOG_LEVEL", "LOUD", "SOME_SERVER_LOG_LEVEL: "),
+        ("SOME_SERVER_DRAIN_SECONDS", "-1", "SOME_SERVER_DRAIN_SECONDS: "),
+        ("SOME_SERVER_PROT", "1", "SOME_SERVER_PROT: .*did you mean SOME_SERVER_PORT"),
+        (
+            "SOME_SERVER_ABCDEFGHIJKLMNOPQRS",
+            "1",
+            "SOME_SERVER_ABCDEFGHIJKLMNOPQRS: no such setting$",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named(monkeypatch, variable, value, message):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartupError, match=message):
+        load_settings(Settings)
+
+
+def test_a_missing_setting_is_named(monkeypatch):
+    monkeypatch.delenv("SOME_SERVER_PORT")
+    with pytest.raises(StartupError, match="SOME_SERVER_PORT: Field required"):
+        load_settings(Settings)
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings(Settings).port = 1
+
+
+def test_a_server_with_a_wrong_setting_ends_with_one_line(monkeypatch):
+    monkeypatch.setenv("RECOMMENDER_FAISS_SERVERS", "somewhere")
+    ended = subprocess.run(
+        [sys.executable, "-m", "recommender"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("RECOMMENDER_FAISS_SERVERS: ")
+    assert ended.stderr.count("\n") == 1
