@@ -66,6 +66,6 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
 def _refuse_unknown(prefix: str, known: set[str]) -> None:
     for variable in sorted(os.environ):
         if variable.startswith(prefix) and variable not in known:
-            close = difflib.get_close_matches(variable, known, n=1)
+            close = difflib.get_close_matches(variable, known, n=1, cutoff=0.8)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise StartupError(f"{variable}: no such setting{hint}")
