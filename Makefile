@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help install demo up down test lint types imports fmt proto verify-proto lock
+.PHONY: help install demo up down test lint types imports fmt proto verify-proto docs lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,7 @@ test: lint types imports verify-proto ## Every test, linters, types, import rule
 lint: $(INSTALLED) ## ruff, codespell, buf
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/codespell && $(BIN)/buf lint
+	$(BIN)/python tools/document_settings.py --check
 
 types: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy .
@@ -46,6 +47,9 @@ proto: $(INSTALLED) ## Regenerate protos/gen
 
 verify-proto: $(INSTALLED) ## Fail when protos/gen is not what the protos generate
 	$(BIN)/python tools/generate_protos.py --check protos/gen
+
+docs: $(INSTALLED) ## Rewrite docs/settings.md from the settings classes
+	$(BIN)/python tools/document_settings.py
 
 lock: $(INSTALLED) ## Compile requirements/all.txt anew (needs uv on the PATH)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --override requirements/overrides.txt --constraint requirements/constraints.txt --no-header --no-annotate --no-emit-package recsys-serving -o requirements/all.txt

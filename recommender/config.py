@@ -16,8 +16,8 @@ class RecommenderSettings(ServerSettings):
 
     model_config = SettingsConfigDict(env_prefix="RECOMMENDER_")
 
-    port: Port = 50051
-    metrics_port: Port = 9101
+    port: Port = Field(default=50051, description="gRPC port; 0 takes a free one.")
+    metrics_port: Port = Field(default=9101, description="Prometheus port; 0 takes a free one.")
     redis_url: str = Field(
         default="redis://127.0.0.1:6379/0", description="redis://, rediss:// or unix://."
     )
@@ -28,7 +28,9 @@ class RecommenderSettings(ServerSettings):
         default="127.0.0.1:8500",
         description="host:port of TF Serving; every address of the name is used. Comma-separated.",
     )
-    model_name: str = "user_tower"
+    model_name: str = Field(
+        default="user_tower", description="The model's name in TF Serving's models.config."
+    )
     faiss_servers: str = Field(
         default="127.0.0.1:50052",
         description="host:port of the faiss servers; every address is used. Comma-separated.",

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 UnaryHandler = Callable[[Any, Context], Awaitable[Any]]
+# Generic in the type stubs only.
+MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[MethodHandler | None]]"
 
 # Never limited, measured or logged: a server under load still answers for its health.
 _EXEMPT = ("/grpc.health.", "/grpc.reflection.")
@@ -45,15 +48,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._slow_call_seconds = slow_call_seconds
         self._unlimited = unlimited
         self._calls: list[_Call] = []
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._wrapped: dict[str, MethodHandler] = {}
 
     async def intercept_service(  # noqa: D102 - grpc's own
         self,
-        continuation: Callable[
-            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
-        ],
+        continuation: Continuation,
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> MethodHandler | None:
         path = handler_call_details.method
         wrapped = self._wrapped.get(path)
         if wrapped is not None:
@@ -64,9 +65,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         wrapped = self._wrapped[path] = self._wrap(path, handler)
         return wrapped
 
-    def _wrap(
-        self, path: str, handler: grpc.RpcMethodHandler[Any, Any]
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    def _wrap(self, path: str, handler: MethodHandler) -> MethodHandler:
         service, method = path.lstrip("/").split("/")
         call = _Call(
             path,

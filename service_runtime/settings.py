@@ -28,8 +28,12 @@ class ServerSettings(BaseSettings):
         default=None,
         description="Once listening, the ports are written here as JSON, for whoever chose port 0.",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["json", "text"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Calls that succeed quickly are logged at DEBUG only."
+    )
+    log_format: Literal["json", "text"] = Field(
+        default="json", description="Form of the log lines on standard error."
+    )
     slow_call_seconds: Seconds = Field(
         default=0.1, description="Calls slower than this are logged at INFO."
     )

@@ -1,0 +1,65 @@
+"""Writes docs/settings.md from the settings classes, or checks that it is up to date."""
+
+import sys
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from faiss_server.config import FaissServerSettings
+from recommender.config import RecommenderSettings
+from service_runtime.settings import ServerSettings
+from tf_serving.config import TfServingSettings
+
+TARGET = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
+HEAD = """\
+# Settings
+
+Read once from the environment at start. A missing, malformed or misspelt variable stops the process
+with its name. Made from the settings classes by `make docs`; do not edit.
+"""
+SERVERS: dict[str, type[ServerSettings]] = {
+    "recommender": RecommenderSettings,
+    "faiss server": FaissServerSettings,
+    "model server (the stand-in)": TfServingSettings,
+}
+
+
+def table(kind: type[ServerSettings]) -> str:
+    """Lay out one server's settings as a Markdown table, its own before the shared ones."""
+    prefix = str(kind.model_config.get("env_prefix"))
+    own_first = sorted(
+        kind.model_fields.items(), key=lambda field: field[0] in ServerSettings.model_fields
+    )
+    rows = [f"| `{prefix}{name.upper()}` | {default(f)} | {meaning(f)} |" for name, f in own_first]
+    return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
+
+
+def default(field: FieldInfo) -> str:
+    """Show the default; required ones say so."""
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return "see there"
+    return "none" if field.default is None else f"`{field.default}`"
+
+
+def meaning(field: FieldInfo) -> str:
+    """Show the description, and the choices where there are any."""
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    listed = " · ".join(f"`{choice}`" for choice in choices)
+    return " ".join(filter(None, [field.description, listed]))
+
+
+def main() -> None:
+    """Write the page, or with --check fail when it is stale."""
+    sections = [f"## {name}\n\n{table(kind)}\n" for name, kind in SERVERS.items()]
+    text = "\n".join([HEAD, *sections])
+    if "--check" not in sys.argv:
+        TARGET.write_text(text)
+    elif not TARGET.exists() or TARGET.read_text() != text:
+        sys.exit("docs/settings.md is stale: run `make docs` and commit")
+
+
+if __name__ == "__main__":
+    main()
