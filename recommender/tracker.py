@@ -65,6 +65,7 @@ class ReleaseTracker:
         self._changed = asyncio.Event()
         self._proven: dict[int, Pin] = {}
         self._refused: set[int] = set()
+        self._obstacles: dict[int, str] = {}
         self._pin: Pin | None = None
         self._first_pin = asyncio.Event()
         self._gauge = Gauge(
@@ -125,7 +126,7 @@ class ReleaseTracker:
             answers = await _replay(release, goldens, model, index)
             popular = await index.popular(release, _VERIFY_TIMEOUT_SECONDS)
         except CallError as error:
-            logger.warning("release %d: cannot be proven yet: %s", release, error)
+            self._report_obstacle(release, str(error))
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
             return
         if reason := _objection(goldens, answers):
@@ -136,9 +137,16 @@ class ReleaseTracker:
         logger.info("release %d: model and index belong together", release)
         self._proven[release] = Pin(release, popular)
 
+    def _report_obstacle(self, release: int, why: str) -> None:
+        # The proof is tried again and again; the same obstacle is worth one line.
+        if self._obstacles.get(release) != why:
+            logger.warning("release %d: cannot be proven yet: %s", release, why)
+            self._obstacles[release] = why
+
     def _repin(self, models: Fleet[ModelClient], indexes: Fleet[FaissClient]) -> None:
         held = models.holders.keys() | indexes.holders.keys()
         self._refused &= held
+        self._obstacles = {r: why for r, why in self._obstacles.items() if r in held}
         self._proven = {
             release: pin
             for release, pin in self._proven.items()

@@ -119,7 +119,7 @@ def test_the_readme_call_with_a_reflection_client_works(running):
     )
     answer = json.loads(answered.stdout)
     assert answer["source"] == "SOURCE_PERSONALIZED"
-    assert len(answer["articleIds"]) == 3
+    assert len(answer["article_ids"]) == 3
 
 
 def test_every_server_ends_with_0_on_sigterm(learnt, tmp_path):

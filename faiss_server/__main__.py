@@ -1,0 +1,27 @@
+"""`python -m faiss_server`: serve until SIGTERM, configured by `FAISS_SERVER_*`."""
+
+import os
+import sys
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str]) -> int:
+    """Run the server; answer the exit code."""
+    if arguments:
+        print("python -m faiss_server takes no arguments: set FAISS_SERVER_*", file=sys.stderr)
+        return 2
+    # Read when faiss is imported; faiss.omp_set_num_threads does not reach other threads.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    # Read when grpc is imported; its own lines would come between ours, which are JSON.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+    from faiss_server.config import FaissServerSettings  # noqa: PLC0415 - imports faiss below
+    from faiss_server.server import serve  # noqa: PLC0415
+    from service_runtime.process import run_process  # noqa: PLC0415
+
+    return run_process(FaissServerSettings, serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""Attributes of articles, and which articles meet conditions on them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faiss_server._faiss import faiss
+from service_runtime.errors import InvalidRequestError
+
+__all__ = ["NO_VALUE", "AttributeFilter", "Attributes", "Matching"]
+
+NO_VALUE: Final = -1
+"""The value of an article that does not have the attribute."""
+
+# Callers use few different filters; one entry takes a bit per article.
+_REMEMBERED_FILTERS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeFilter:
+    """A condition on one attribute: its value is one of `values`, or (`negated`) none of them."""
+
+    attribute: str
+    values: frozenset[int]
+    negated: bool
+
+
+class Matching:
+    """The articles that meet all conditions."""
+
+    def __init__(self, mask: NDArray[np.bool_]) -> None:
+        self.bits: NDArray[np.uint8] = np.packbits(mask, bitorder="little")
+        """One bit per position."""
+        self.count = int(np.count_nonzero(mask))
+        self.size = mask.size
+
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """The positions of the articles, ascending."""
+        mask = np.unpackbits(self.bits, count=self.size, bitorder="little")
+        positions: NDArray[np.int64] = np.flatnonzero(mask)
+        return positions
+
+    @cached_property
+    def selector(self) -> Any:
+        """A faiss IDSelector of them; reading it from many threads is safe."""
+        return faiss.IDSelectorBitmap(self.bits)
+
+    def among(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Answer those of `positions` that are of these articles."""
+        of_each = self.bits[positions >> 3] >> (positions & 7).astype(np.uint8)
+        found: NDArray[np.int64] = positions[(of_each & 1).astype(np.bool_)]
+        return found
+
+    def without(self, positions: NDArray[np.int64]) -> Any:
+        """Answer a faiss IDSelector of these articles but for those at `positions`."""
+        kept = np.ones(self.size, np.bool_)
+        kept[positions] = False
+        return faiss.IDSelectorBitmap(self.bits & np.packbits(kept, bitorder="little"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    values: NDArray[np.int64]
+    """Ascending, distinct."""
+    codes: NDArray[np.unsignedinteger[Any]]
+    """For each position, the place of its value in `values`."""
+
+
+class Attributes:
+    """Columns of attribute values, one value for each position."""
+
+    def __init__(self, columns: Mapping[str, NDArray[np.int64]], size: int) -> None:
+        self._columns = {name: _encode(column) for name, column in columns.items()}
+        # Bound to the columns, not to self: a cycle would outlive the release's last search.
+        self._matching = lru_cache(_REMEMBERED_FILTERS)(partial(_matching, self._columns, size))
+
+    def matching(self, filters: frozenset[AttributeFilter]) -> Matching:
+        """Find the articles that meet all filters.
+
+        Raises InvalidRequestError for an attribute that the release does not have.
+        """
+        for condition in filters:
+            if condition.attribute not in self._columns:
+                known = ", ".join(sorted(self._columns)) or "none"
+                raise InvalidRequestError(
+                    f"filters.attribute: the release has no attribute {condition.attribute!r}; "
+                    f"it has: {known}"
+                )
+        return self._matching(filters)
+
+
+def _encode(column: NDArray[np.int64]) -> _Column:
+    values, codes = np.unique(column, return_inverse=True)
+    return _Column(values, codes.astype(np.min_scalar_type(values.size)))
+
+
+def _matching(
+    columns: Mapping[str, _Column], size: int, filters: frozenset[AttributeFilter]
+) -> Matching:
+    mask = np.ones(size, np.bool_)
+    for name in {condition.attribute for condition in filters}:
+        column = columns[name]
+        of_column = (condition for condition in filters if condition.attribute == name)
+        mask &= _allowed_values(column.values, of_column)[column.codes]
+    return Matching(mask)
+
+
+def _allowed_values(values: NDArray[np.int64], filters: Any) -> NDArray[np.bool_]:
+    allowed = np.ones(values.size, np.bool_)
+    for condition in filters:
+        listed = np.isin(values, np.fromiter(condition.values, np.int64), assume_unique=True)
+        allowed &= ~listed if condition.negated else listed
+    return allowed

@@ -1,0 +1,43 @@
+"""What the faiss server counts besides its calls."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from faiss_server.errors import RefusalReason
+from service_runtime.metrics import LATENCY_BUCKETS
+
+__all__ = ["FaissServerMetrics"]
+
+
+class FaissServerMetrics:
+    """Releases held and refused, failed polls of the store, and the time in search."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        newest = Gauge(
+            "recsys_release", "Newest release that is ready; 0: none.", ["kind"], registry=registry
+        )
+        resident = Gauge(
+            "recsys_releases_resident", "Releases in memory.", ["state"], registry=registry
+        )
+        refused = Counter(
+            "recsys_release_refused_total",
+            "Releases that could not be served.",
+            ["reason"],
+            registry=registry,
+        )
+        stages = Histogram(
+            "recsys_stage_duration_seconds",
+            "Time in one stage of a call, waiting for a thread left out.",
+            ["stage"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.newest = newest.labels("index")
+        self.ready = resident.labels("ready")
+        self.loading = resident.labels("loading")
+        self.refused = {reason: refused.labels(reason.value) for reason in RefusalReason}
+        self.search = stages.labels("search")
+        self.poll_failures = Counter(
+            "recsys_store_poll_failures_total",
+            "Polls of the store that failed; the releases held stay in service.",
+            registry=registry,
+        )

@@ -1,0 +1,96 @@
+"""Puts the faiss server together."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+
+from recsys.faiss.v1 import faiss_service_pb2 as pb
+from recsys.faiss.v1 import faiss_service_pb2_grpc as pb_grpc
+
+from faiss_server.config import FaissServerSettings
+from faiss_server.follow import following
+from faiss_server.holder import RESIDENT_RELEASES, ReleaseHolder
+from faiss_server.metrics import FaissServerMetrics
+from faiss_server.service import FaissService
+from faiss_server.servicer import FaissServicer
+from releases.errors import ReleaseError
+from releases.layout import Part
+from releases.store import ReleaseStore
+from releases.sync import Mirror
+from service_runtime.errors import StartupError
+from service_runtime.metrics import new_registry
+from service_runtime.server import RunningServer, Services, running_server
+
+__all__ = ["serve"]
+
+_NAME = pb.DESCRIPTOR.services_by_name["FaissService"].full_name
+
+
+async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set; SERVING whenever a release is ready.
+
+    Raises StartupError where a port is taken, or neither store nor local directory can be read.
+    """
+    store, mirror = await asyncio.to_thread(_open_store, settings)
+    registry = new_registry()
+    metrics = FaissServerMetrics(registry)
+    changed = asyncio.Event()
+    holder = ReleaseHolder(store, mirror, settings.local_dir, metrics, _setter(changed))
+    async with AsyncExitStack() as stack:
+        executor = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
+        stack.callback(executor.shutdown, cancel_futures=True)
+        servicer = FaissServicer(
+            FaissService(holder, executor, metrics), settings.default_deadline_seconds
+        )
+        services = Services(
+            register=lambda server: pb_grpc.add_FaissServiceServicer_to_server(servicer, server),
+            names=(_NAME,),
+            unlimited=frozenset({f"/{_NAME}/GetStatus"}),
+        )
+        await stack.enter_async_context(following(holder, metrics, settings.poll_seconds))
+        running = await stack.enter_async_context(running_server(settings, services, registry))
+        health = asyncio.create_task(_follow_health(running, holder, changed))
+        stack.callback(health.cancel)
+        await stop.wait()
+
+
+def _open_store(settings: FaissServerSettings) -> tuple[ReleaseStore, Mirror]:
+    try:
+        settings.local_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(
+            f"FAISS_SERVER_LOCAL_DIR: {settings.local_dir}: {error.strerror}"
+        ) from error
+    try:
+        store = ReleaseStore(settings.store)
+    except ReleaseError as error:
+        raise StartupError(f"FAISS_SERVER_STORE: {error}") from error
+    mirror = Mirror(store, settings.local_dir, [Part.INDEX], keep=RESIDENT_RELEASES)
+    try:
+        store.listing()
+    except ReleaseError as error:
+        # With releases on local disk a store that is away is no reason not to serve them.
+        if not mirror.local():
+            raise StartupError(f"FAISS_SERVER_STORE: {error}") from error
+    return store, mirror
+
+
+def _setter(changed: asyncio.Event) -> Callable[[], None]:
+    loop = asyncio.get_running_loop()
+
+    def set_from_thread() -> None:
+        # The loop may have ended before a thread that waits for the store.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(changed.set)
+
+    return set_from_thread
+
+
+async def _follow_health(
+    running: RunningServer, holder: ReleaseHolder, changed: asyncio.Event
+) -> None:
+    while True:
+        await changed.wait()
+        changed.clear()
+        await running.set_serving(serving=bool(holder.held.ready))

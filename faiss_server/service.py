@@ -1,0 +1,129 @@
+"""What the faiss server does, in plain arrays and dataclasses."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faiss_server.holder import Held, ReleaseHolder
+from faiss_server.loaded import LoadedRelease
+from faiss_server.metrics import FaissServerMetrics
+from faiss_server.popular import PopularList
+from faiss_server.search import SearchQuery, SearchResult
+from releases.manifest import GoldenHistory
+from service_runtime.deadlines import Deadline
+from service_runtime.errors import InvalidRequestError
+
+__all__ = ["MAX_VECTORS", "ArticleVectors", "FaissService"]
+
+MAX_VECTORS = 256
+"""In one search."""
+
+AnswerT = TypeVar("AnswerT")
+
+
+@dataclass(frozen=True, slots=True)
+class ArticleVectors:
+    """`vectors` float32[n, dimension] of `article_ids` int64[n]; `missing` are not there."""
+
+    article_ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    missing: NDArray[np.int64]
+
+
+class FaissService:
+    """Answers for the releases that the holder has; searches run in the executor."""
+
+    def __init__(
+        self, holder: ReleaseHolder, executor: Executor, metrics: FaissServerMetrics
+    ) -> None:
+        self._holder = holder
+        self._executor = executor
+        self._metrics = metrics
+
+    async def search(self, release: int, query: SearchQuery, deadline: Deadline) -> SearchResult:
+        """Search one release; `query.vectors` are its rows' values in one dimension, float32[n].
+
+        Raises InvalidRequestError, ReleaseNotHeldError, BackendUnavailableError, OutOfTimeError.
+        """
+        loaded = self._holder.get(release)
+        query = _in_rows(query, loaded.manifest.dimension)
+        return await self._run(deadline, lambda: self._search(loaded, query))
+
+    async def vectors(
+        self, release: int, article_ids: NDArray[np.int64], deadline: Deadline
+    ) -> ArticleVectors:
+        """Answer the stored vectors of articles, in the order asked for.
+
+        Raises ReleaseNotHeldError, BackendUnavailableError, OutOfTimeError.
+        """
+        loaded = self._holder.get(release)
+        return await self._run(deadline, lambda: _vectors(loaded, article_ids))
+
+    def popular(self, release: int, region_id: int | None) -> PopularList:
+        """Answer the region's popular articles, the overall ones where it has none.
+
+        Raises ReleaseNotHeldError, BackendUnavailableError.
+        """
+        lists = self._holder.get(release).popular
+        return lists[region_id] if region_id in lists else lists[None]
+
+    def popular_everywhere(self, release: int) -> Sequence[PopularList]:
+        """Answer all lists, the overall one first.
+
+        Raises ReleaseNotHeldError, BackendUnavailableError.
+        """
+        return tuple(self._holder.get(release).popular.values())
+
+    def held(self) -> Held:
+        """Answer what is loading and what is ready."""
+        return self._holder.held
+
+    def golden_histories(self, release: int) -> Sequence[GoldenHistory]:
+        """Answer a ready release's golden histories; none for any other."""
+        loaded = self._holder.held.ready.get(release)
+        return loaded.manifest.golden_histories if loaded is not None else ()
+
+    async def _run(self, deadline: Deadline, work: Callable[[], AnswerT]) -> AnswerT:
+        # A thread cannot be stopped, so work that comes too late is not begun: neither queued
+        # nor, after a wait in the queue, run.
+        deadline.budget()
+
+        def in_time() -> AnswerT:
+            deadline.budget()
+            return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, in_time)
+
+    def _search(self, loaded: LoadedRelease, query: SearchQuery) -> SearchResult:
+        with self._metrics.search.time():
+            return loaded.searcher.search(query)
+
+
+def _in_rows(query: SearchQuery, dimension: int) -> SearchQuery:
+    rows, rest = divmod(query.vectors.size, dimension)
+    if rest:
+        raise InvalidRequestError(
+            f"vectors: {query.vectors.size} values are not rows of {dimension}, "
+            "the release's dimension"
+        )
+    if not 1 <= rows <= MAX_VECTORS:
+        raise InvalidRequestError(f"vectors: {rows} are not 1 to {MAX_VECTORS}")
+    if len(query.excluded_ids) not in {0, rows}:
+        raise InvalidRequestError(
+            f"excluded_ids: {len(query.excluded_ids)} elements, must be none or one for each "
+            f"of the {rows} vectors"
+        )
+    return replace(query, vectors=query.vectors.reshape(rows, dimension))
+
+
+def _vectors(loaded: LoadedRelease, article_ids: NDArray[np.int64]) -> ArticleVectors:
+    positions = loaded.index.positions_of(article_ids)
+    found = positions >= 0
+    return ArticleVectors(
+        article_ids[found], loaded.index.vectors_at(positions[found]), article_ids[~found]
+    )
