@@ -6,6 +6,7 @@ __all__ = [
     "ReleaseError",
     "ReleaseExistsError",
     "ReleaseNotFoundError",
+    "StoreError",
 ]
 
 
@@ -27,3 +28,7 @@ class ReleaseNotFoundError(ReleaseError):
 
 class IncompleteReleaseError(ReleaseError):
     """A file of a release is missing, or its size or checksum is not the manifest's."""
+
+
+class StoreError(ReleaseError):
+    """The store cannot be reached, or refuses; the same call may succeed later."""

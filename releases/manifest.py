@@ -50,9 +50,12 @@ class FileEntry(_Model):
     @field_validator("path")
     @classmethod
     def _stays_below_the_store(cls, path: str) -> str:
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts or "\\" in path:
+        normal = PurePosixPath(path)
+        if normal.is_absolute() or not normal.parts or ".." in normal.parts or "\\" in path:
             raise ValueError(f"{path!r} is not a relative path below the store")
+        # "a//etc" and "a/./b" would be other names of files, and NUL is no name at all.
+        if str(normal) != path or not path.isprintable():
+            raise ValueError(f"{path!r} is not a path in its plain form")
         return path
 
 

@@ -1,0 +1,206 @@
+"""`python -m releases`: what operators, workflows and side-cars do with a store."""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from releases import prune as pruning
+from releases import publish as publishing
+from releases import verify as verifying
+from releases.checksums import OnBytes, ignore_bytes
+from releases.errors import ManifestError, ReleaseError
+from releases.layout import Part
+from releases.manifest import Manifest, parse_manifest
+from releases.store import Listing, ReleaseStore
+from releases.sync import Mirror
+from releases.watch import watch
+
+__all__ = ["main"]
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store", envvar="RELEASES_STORE", help="Folder or URL of the store: s3://, gs://, file://"
+    ),
+]
+Release = Annotated[int, typer.Argument(min=1, help="Id: the unix second at which its run started")]
+
+
+class PartName(StrEnum):
+    """A part of a release, as it is called on the command line."""
+
+    MODEL = "model"
+    INDEX = "index"
+    EMBEDDINGS = "embeddings"
+
+
+_COLUMNS: Final = (
+    "release",
+    "run started",
+    "articles",
+    "dimension",
+    "hr_at_200",
+    "recall",
+    "state",
+)
+
+
+@app.command("list")
+def list_releases(store: StoreUrl) -> None:
+    """Show the published releases, newest first."""
+    place = ReleaseStore(store)
+    listing = place.listing()
+    table = Table(*_COLUMNS)
+    unreadable = []
+    for release in listing.published:
+        try:
+            table.add_row(*_row(place.manifest(release), listing))
+        except ManifestError as error:
+            table.add_row(str(release), *[""] * (len(_COLUMNS) - 2), "unreadable")
+            unreadable.append(str(error))
+    # Rich cuts tables to 80 columns where there is no terminal; a log or a pipe wants them whole.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print(*unreadable, sep="\n", end="\n" if unreadable else "")
+
+
+def _row(manifest: Manifest, listing: Listing) -> list[str]:
+    hit_rate = manifest.offline_metrics.get("hr_at_200")
+    return [
+        str(manifest.release),
+        escape(manifest.run_started),
+        f"{manifest.article_count:,}",
+        str(manifest.dimension),
+        "" if hit_rate is None else f"{hit_rate:.4f}",
+        f"{manifest.index.recall_at_200:.4f}",
+        "withdrawn" if manifest.release in listing.withdrawn else "usable",
+    ]
+
+
+@app.command()
+def verify(release: Release, store: StoreUrl) -> None:
+    """Read every file of a release in the store and compare it with the manifest."""
+    manifest = verifying.verify(ReleaseStore(store), release)
+    size = _size(manifest)
+    print(f"release {release}: {len(manifest.files)} files, {size:,} bytes, all as published")
+
+
+@app.command()
+def publish(
+    store: StoreUrl,
+    staging: Annotated[Path, typer.Option(help="Folder laid out as a store", file_okay=False)],
+    manifest: Annotated[Path, typer.Option(help="The release's manifest", dir_okay=False)],
+) -> None:
+    """Put a finished release into the store, manifest last."""
+    contents = parse_manifest(manifest.read_bytes(), str(manifest))
+    with _progress("publish", 2 * _size(contents)) as on_bytes:  # each byte: checked, then stored
+        publishing.publish(ReleaseStore(store), staging, contents, on_bytes)
+    print(f"release {contents.release} is published")
+
+
+@app.command()
+def pull(
+    store: StoreUrl,
+    into: Annotated[Path, typer.Option(help="Local folder to keep the releases in")],
+    *,
+    part: Annotated[
+        list[PartName] | None, typer.Option(help="Repeat for several; default: all of them")
+    ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest to hold")] = 2,
+    watch_seconds: Annotated[
+        float | None,
+        typer.Option("--watch", min=0.1, help="Sync every so many seconds until SIGTERM"),
+    ] = None,
+) -> None:
+    """Hold the newest usable releases on local disk, verified; remove withdrawn ones."""
+    parts = [Part[name.name] for name in part] if part else list(Part)
+    mirror = Mirror(ReleaseStore(store), into, parts, keep=keep)
+    if watch_seconds is not None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        watch(mirror, watch_seconds, _stop_on_signal())
+        return
+    _pull_once(mirror, store)
+
+
+def _pull_once(mirror: Mirror, store: str) -> None:
+    with _progress("pull", None) as on_bytes:
+        held = mirror.sync(on_bytes)
+    holding = ", ".join(str(manifest.release) for manifest in held) or "nothing"
+    if mirror.refused:
+        reasons = "; ".join(f"release {r} refused: {why}" for r, why in mirror.refused.items())
+        raise ReleaseError(f"{reasons} (holding {holding})")
+    if not held:
+        raise ReleaseError(f"{store} has no usable release")
+    print(f"holding {holding}")
+
+
+@app.command()
+def withdraw(release: Release, store: StoreUrl) -> None:
+    """Mark a release as no longer to be used: mirrors drop it at their next look."""
+    ReleaseStore(store).withdraw(release)
+    print(f"release {release} is withdrawn")
+
+
+@app.command()
+def prune(
+    store: StoreUrl,
+    keep: Annotated[int, typer.Option(min=2, help="Usable releases to keep; servers hold two")],
+) -> None:
+    """Remove all but the newest releases, manifests first."""
+    removed = pruning.prune(ReleaseStore(store), keep)
+    print(f"removed {', '.join(map(str, removed)) or 'nothing'}")
+
+
+def _size(manifest: Manifest) -> int:
+    return sum(entry.size for entry in manifest.files)
+
+
+def _stop_on_signal() -> threading.Event:
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda _signal, _frame: stop.set())
+    return stop
+
+
+@contextmanager
+def _progress(title: str, total: int | None) -> Iterator[OnBytes]:
+    if not sys.stderr.isatty():
+        yield ignore_bytes
+        return
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code, after one line on stderr if it is not 0."""
+    try:
+        code = app(arguments, prog_name="python -m releases", standalone_mode=False)
+    except typer.TyperException as error:
+        return _complain(f"{error.format_message()} (see python -m releases --help)")
+    except (ReleaseError, OSError) as error:
+        return _complain(str(error))
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

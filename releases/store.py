@@ -1,0 +1,219 @@
+"""The place that releases are published to: a folder, or a bucket."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fsspec.callbacks import Callback
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from releases._atomic import create_file, replacing
+from releases.checksums import OnBytes, ignore_bytes, read_chunks
+from releases.errors import ManifestError, ReleaseError, ReleaseNotFoundError, StoreError
+from releases.layout import MANIFESTS, Part, manifest_path, part_path, withdrawn_path
+from releases.manifest import Manifest, parse_manifest
+
+__all__ = ["Listing", "ReleaseStore"]
+
+_CHUNK_BYTES: Final = 1 << 20
+_RELEASE: Final = re.compile(r"([1-9][0-9]{0,18})")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a store holds, as of one look at it."""
+
+    published: tuple[int, ...]
+    """Releases with a manifest, newest first, withdrawn ones included."""
+    withdrawn: frozenset[int]
+
+    @property
+    def usable(self) -> tuple[int, ...]:
+        """Published and not withdrawn, newest first."""
+        return tuple(release for release in self.published if release not in self.withdrawn)
+
+
+class ReleaseStore:
+    """Releases below any fsspec URL: `file:///...` or a plain path, `s3://...`, `gs://...`.
+
+    A place that does not exist yet is an empty store. Every call looks anew: nothing that was
+    listed is remembered. Raises StoreError when the place cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with self._store_errors():
+            # An instance of its own: fsspec would hand a cached one to others of this process,
+            # whose invalidations and closing would then reach this store.
+            self._fs, self._root = url_to_fs(
+                url, use_listings_cache=False, skip_instance_cache=True
+            )
+        self._local = Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
+
+    def listing(self) -> Listing:
+        """List manifests and withdrawals in one look."""
+        names = self._names(MANIFESTS)
+        published = sorted(_releases(names, ".json"), reverse=True)
+        return Listing(tuple(published), frozenset(_releases(names, ".withdrawn")))
+
+    def published(self) -> list[int]:
+        """Releases that have a manifest, newest first, withdrawn ones included."""
+        return list(self.listing().published)
+
+    def withdrawn(self) -> set[int]:
+        """Releases that are no longer to be used."""
+        return set(self.listing().withdrawn)
+
+    def usable(self) -> list[int]:
+        """Releases that are published and not withdrawn, newest first."""
+        return list(self.listing().usable)
+
+    def stored(self) -> set[int]:
+        """Releases of which there are any files, published or not."""
+        return {
+            release for part in Part for release in _releases(self._names(part.value), suffix="")
+        }
+
+    def is_published(self, release: int) -> bool:
+        """Whether the release has a manifest."""
+        return release in self.listing().published
+
+    def manifest(self, release: int) -> Manifest:
+        """Read the manifest of a published release.
+
+        Raises ReleaseNotFoundError, or ManifestError when it is malformed.
+        """
+        path = self._path(manifest_path(release))
+        try:
+            with self._store_errors():
+                text: bytes = self._fs.cat_file(path)
+        except FileNotFoundError:
+            raise self._not_found(release) from None
+        manifest = parse_manifest(text, self._shown(manifest_path(release)))
+        if manifest.release != release:
+            raise ManifestError(
+                f"{self._shown(manifest_path(release))}: release: is {manifest.release}, "
+                "which is not the file's name"
+            )
+        return manifest
+
+    def file_sizes(self, release: int) -> dict[str, int]:
+        """Size in bytes of every file of a release, by its path relative to the store."""
+        sizes: dict[str, int] = {}
+        for part in Part:
+            with self._store_errors():
+                found = self._fs.find(self._path(part_path(part, release)), detail=True)
+            sizes |= {self._relative(name): int(info["size"]) for name, info in found.items()}
+        return sizes
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        """Read one file piece by piece; raises FileNotFoundError when there is none."""
+        with self._store_errors(), self._fs.open(self._path(path), "rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+
+    def upload(self, source: Path, path: str, on_bytes: OnBytes = ignore_bytes) -> None:
+        """Store a file, in place of an older one."""
+        with self._store_errors():
+            if self._local is None:
+                self._fs.put_file(str(source), self._path(path), callback=_Bytes(on_bytes))
+                return
+            with replacing(self._local / path) as target:
+                for chunk in read_chunks(source):
+                    target.write(chunk)
+                    on_bytes(len(chunk))
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a small file in one step; raises FileExistsError when there is one already."""
+        with self._store_errors():
+            if self._local is not None:
+                create_file(self._local / path, data)
+                return
+            try:
+                self._fs.pipe_file(self._path(path), data, mode="create")
+            except Exception as error:
+                # s3fs reports the failed precondition as a plain OSError.
+                if self._fs.exists(self._path(path)):
+                    raise FileExistsError(path) from error
+                raise
+
+    def withdraw(self, release: int) -> None:
+        """Mark a published release as no longer to be used.
+
+        Raises ReleaseNotFoundError.
+        """
+        if not self.is_published(release):
+            raise self._not_found(release)
+        try:
+            self.create(withdrawn_path(release), b"")
+        except FileExistsError:
+            return  # withdrawn already
+
+    def remove(self, release: int) -> None:
+        """Take a release away: manifest first, so that nobody starts to read what then goes."""
+        self.remove_file(manifest_path(release))
+        self.remove_file(withdrawn_path(release))
+        for part in Part:
+            self._remove(part_path(part, release), recursive=True)
+
+    def remove_file(self, path: str) -> None:
+        """Take one file away, if it is there."""
+        self._remove(path, recursive=False)
+
+    def _remove(self, path: str, *, recursive: bool) -> None:
+        with self._store_errors():
+            try:
+                self._fs.rm(self._path(path), recursive=recursive)
+            except FileNotFoundError:
+                return
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            with self._store_errors():
+                found: list[str] = self._fs.ls(self._path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return [name.rstrip("/").rpartition("/")[2] for name in found]
+
+    def _path(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    def _relative(self, name: str) -> str:
+        return name.removeprefix(f"{self._root}/")
+
+    def _shown(self, path: str) -> str:
+        return f"{self.url.rstrip('/')}/{path}"
+
+    def _not_found(self, release: int) -> ReleaseNotFoundError:
+        return ReleaseNotFoundError(
+            f"{self.url} has no release {release}; `python -m releases list` shows those it has"
+        )
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (ReleaseError, FileNotFoundError, FileExistsError):
+            raise
+        except Exception as error:  # clients of S3 and GCS have no common base for theirs
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise StoreError(f"{self.url}: {reason}") from error
+
+
+class _Bytes(Callback):  # type: ignore[misc]  # fsspec has no types
+    def __init__(self, on_bytes: OnBytes) -> None:
+        super().__init__()
+        self._on_bytes = on_bytes
+
+    def relative_update(self, inc: int = 1) -> None:
+        self._on_bytes(inc)
+
+
+def _releases(names: list[str], suffix: str) -> Iterator[int]:
+    for name in names:
+        if name.endswith(suffix) and (found := _RELEASE.fullmatch(name.removesuffix(suffix))):
+            yield int(found[1])

@@ -1,0 +1,154 @@
+"""Keeping the newest releases of a store on local disk."""
+
+import logging
+import time
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from releases.checksums import OnBytes, files_of, ignore_bytes
+from releases.errors import IncompleteReleaseError, ManifestError, ReleaseNotFoundError
+from releases.layout import Part, manifest_path
+from releases.local import local_manifests, local_problems, local_releases, remove_local
+from releases.manifest import Manifest
+from releases.pull import pull
+from releases.store import ReleaseStore
+
+__all__ = ["Mirror"]
+
+logger = logging.getLogger(__name__)
+
+_Stamp = tuple[tuple[str, int, int, int], ...]
+"""Path, size, time of change and inode of every file: differs once any file was touched."""
+
+
+@dataclass(frozen=True)
+class _Verified:
+    manifest: Manifest
+    stamp: _Stamp
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    message: str
+    retry_at: float
+
+
+class Mirror:
+    """Holds parts of the newest `keep` usable releases of a store below a local folder.
+
+    Remembers which files this process has verified, and reads them again only when they change.
+    A refused release is tried again after `retry_seconds`: it may be gigabytes.
+    """
+
+    def __init__(
+        self,
+        store: ReleaseStore,
+        into: Path,
+        parts: Collection[Part],
+        *,
+        keep: int = 2,
+        retry_seconds: float = 600.0,
+    ) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}, it must be at least 1")
+        self._store = store
+        self._into = into
+        self._parts = tuple(parts)
+        self._keep = keep
+        self._retry_seconds = retry_seconds
+        self._verified: dict[int, _Verified] = {}
+        self._refusals: dict[int, _Refusal] = {}
+
+    @property
+    def refused(self) -> dict[int, str]:
+        """Releases that would be held but failed verification, and why."""
+        return {release: refusal.message for release, refusal in self._refusals.items()}
+
+    def sync(self, on_bytes: OnBytes = ignore_bytes) -> list[Manifest]:
+        """Bring the local folder up to date; returns what it holds now, newest first.
+
+        The newest release arrives first. Withdrawn ones go at once, others once `keep` newer
+        ones are there. Raises StoreError or ReleaseError; what was held stays.
+        """
+        listing = self._store.listing()
+        self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
+        held = self._hold_newest(listing.usable, on_bytes)
+        # A store that offers nothing (a wrong address, an emptied bucket) takes nothing away.
+        if held:
+            kept = {manifest.release for manifest in held}
+            self._remove(local_releases(self._into, self._parts) - kept)
+        return held
+
+    def local(self) -> list[Manifest]:
+        """Verified releases on local disk, newest first, without asking the store."""
+        return [
+            manifest
+            for manifest in local_manifests(self._into, self._parts)
+            if self._is_verified(manifest.release) or self._verify(manifest)
+        ]
+
+    def _hold_newest(self, usable: Iterable[int], on_bytes: OnBytes) -> list[Manifest]:
+        held: list[Manifest] = []
+        refusals: dict[int, _Refusal] = {}
+        for release in usable:
+            if len(held) == self._keep:
+                break
+            if (manifest := self._hold(release, on_bytes)) is not None:
+                held.append(manifest)
+            elif release in self._refusals:
+                refusals[release] = self._refusals[release]
+        self._refusals = refusals
+        return held
+
+    def _hold(self, release: int, on_bytes: OnBytes) -> Manifest | None:
+        if self._is_verified(release):
+            return self._verified[release].manifest
+        refusal = self._refusals.get(release)
+        if refusal is not None and time.monotonic() < refusal.retry_at:
+            return None
+        try:
+            manifest = pull(self._store, release, self._into, self._parts, on_bytes)
+        except ReleaseNotFoundError:
+            return None  # pruned since it was listed
+        except (IncompleteReleaseError, ManifestError) as error:
+            self._refuse(release, str(error))
+            return None
+        self._remember(manifest)
+        logger.info("release %d is in %s", release, self._into)
+        return manifest
+
+    def _refuse(self, release: int, message: str) -> None:
+        before = self._refusals.get(release)
+        if before is None or before.message != message:
+            logger.error("release %d is refused: %s", release, message)
+        self._refusals[release] = _Refusal(message, time.monotonic() + self._retry_seconds)
+
+    def _remove(self, releases: Iterable[int]) -> None:
+        for release in releases:
+            remove_local(self._into, release, self._parts)
+            self._verified.pop(release, None)
+            logger.info("release %d is no longer in %s", release, self._into)
+
+    def _verify(self, manifest: Manifest) -> bool:
+        for part in self._parts:
+            for problem in local_problems(self._into, manifest, part):
+                logger.warning("local copy of release %d: %s", manifest.release, problem)
+                return False
+        self._remember(manifest)
+        return True
+
+    def _remember(self, manifest: Manifest) -> None:
+        self._verified[manifest.release] = _Verified(manifest, self._stamp(manifest.release))
+
+    def _is_verified(self, release: int) -> bool:
+        known = self._verified.get(release)
+        return known is not None and known.stamp == self._stamp(release)
+
+    def _stamp(self, release: int) -> _Stamp:
+        manifest = self._into / manifest_path(release)
+        found = list(files_of(self._into, release, self._parts))
+        with suppress(FileNotFoundError):
+            found.append((manifest, manifest.stat()))
+        return tuple(sorted((str(path), s.st_size, s.st_mtime_ns, s.st_ino) for path, s in found))

@@ -1,0 +1,163 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from releases.__main__ import main
+from releases.layout import Part, manifest_path
+from releases.local import local_releases
+from releases.store import ReleaseStore
+from tests.support.releases import publish_tiny, tiny_release
+
+
+def run(store: ReleaseStore, command: str, *options: str | Path) -> int:
+    return main([*command.split(), "--store", store.url, *map(str, options)])
+
+
+def test_a_release_goes_through_its_life(
+    store: ReleaseStore,
+    staging: Path,
+    into: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    document = tmp_path / "manifest.json"
+    for release in (1, 2, 3):
+        document.write_text(tiny_release(staging, release).model_dump_json())
+        assert run(store, "publish", "--staging", staging, "--manifest", document) == 0
+    assert run(store, "verify 3") == 0
+    assert run(store, "pull --part model --part index", "--into", into) == 0
+    assert local_releases(into, [Part.MODEL]) == local_releases(into, [Part.INDEX]) == {2, 3}
+    assert local_releases(into, [Part.EMBEDDINGS]) == set()
+    assert run(store, "withdraw 3") == 0
+    assert run(store, "pull --keep 1", "--into", into) == 0
+    assert local_releases(into, list(Part)) == {2}
+    assert run(store, "prune --keep 2") == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert [line for line in output.out.splitlines() if line] == [
+        "release 1 is published",
+        "release 2 is published",
+        "release 3 is published",
+        "release 3: 7 files, 128 bytes, all as published",
+        "holding 3, 2",
+        "release 3 is withdrawn",
+        "holding 2",
+        "removed nothing",
+    ]
+
+
+def test_the_list_shows_every_release_and_its_state(
+    store: ReleaseStore, staging: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for release in (1, 2):
+        publish_tiny(store, staging, release)
+    store.withdraw(1)
+    store.create(manifest_path(3), b"{")
+    assert run(store, "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    figures = ["2026-11-23T06:00:00Z", "3", "2", "0.7500", "1.0000"]
+    assert rows == [
+        ["3", "", "", "", "", "", "unreadable"],
+        ["2", *figures, "usable"],
+        ["1", *figures, "withdrawn"],
+    ]
+    assert lines[-1].startswith(f"{store.url}/releases/3.json: document: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing command"),
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["list"], "Missing option '--store'"),
+        (["list", "--store", "nope://x"], "nope://x: Protocol not known: nope"),
+        (["verify", "7", "--store", "{tmp}"], "{tmp} has no release 7"),
+        (["verify", "x", "--store", "{tmp}"], "Invalid value for 'release'"),
+        (["withdraw", "7", "--store", "{tmp}"], "{tmp} has no release 7"),
+        (["prune", "--keep", "1", "--store", "{tmp}"], "Invalid value for '--keep'"),
+        (["pull", "--into", "{tmp}/into", "--store", "{tmp}"], "{tmp} has no usable release"),
+        (["pull", "--into", "{tmp}/file", "--store", "{tmp}/s"], "{tmp}/file"),
+        (["pull", "--part", "x", "--into", "x", "--store", "x"], "Invalid value for '--part'"),
+        (["publish", "--staging", "x", "--manifest", "{tmp}/x", "--store", "x"], "{tmp}/x"),
+        (["publish", "--staging", "x", "--manifest", "{tmp}/file", "--store", "x"], "document"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    publish_tiny(ReleaseStore(f"{tmp_path}/s"), tmp_path / "staging", 5)
+    assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert message.format(tmp=tmp_path) in output.err
+
+
+def test_publishing_twice_is_an_error(
+    store: ReleaseStore, staging: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = tmp_path / "manifest.json"
+    document.write_text(publish_tiny(store, staging, 7).model_dump_json())
+    assert run(store, "publish", "--staging", staging, "--manifest", document) == 1
+    assert capsys.readouterr().err.startswith(f"error: {store.url} already has release 7")
+
+
+def test_a_refused_release_fails_a_single_pull_and_is_named(
+    disk_store: ReleaseStore, staging: Path, into: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for release in (1, 2):
+        publish_tiny(disk_store, staging, release)
+    (Path(disk_store.url) / "models/user_tower/2/saved_model.pb").unlink()
+    assert run(disk_store, "pull", "--into", into) == 1
+    error = capsys.readouterr().err
+    assert "release 2 refused: " in error
+    assert "models/user_tower/2/saved_model.pb: is missing (holding 1)" in error
+    assert error.count("\n") == 1
+
+
+def test_the_store_may_come_from_the_environment(
+    store: ReleaseStore,
+    staging: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publish_tiny(store, staging, 7)
+    monkeypatch.setenv("RELEASES_STORE", store.url)
+    assert main(["verify", "7"]) == 0
+    assert "release 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_a_side_car_follows_the_store_until_it_is_told_to_stop(
+    disk_store: ReleaseStore, staging: Path, into: Path, stop: signal.Signals
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    command = [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
+    environment = os.environ | {"RELEASES_STORE": disk_store.url}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as side_car:
+        assert side_car.stderr is not None
+        log = iter(side_car.stderr.readline, "")
+        assert f"release 1 is in {into}" in next(log)
+        publish_tiny(disk_store, staging, 2)
+        assert f"release 2 is in {into}" in next(log)
+        disk_store.withdraw(1)
+        assert f"release 1 is no longer in {into}" in next(log)
+        side_car.send_signal(stop)
+        assert side_car.wait(timeout=30) == 0
+        assert list(log) == []
+    assert local_releases(into, list(Part)) == {2}
+
+
+def test_the_program_reports_errors_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "releases", "verify", "7", "--store", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {tmp_path} has no release 7")
+    assert done.stderr.count("\n") == 1

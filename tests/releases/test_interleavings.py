@@ -1,0 +1,260 @@
+"""Whatever is published, damaged, withdrawn, pruned and pulled, in whatever order."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from releases.checksums import OnBytes, ignore_bytes
+from releases.errors import (
+    IncompleteReleaseError,
+    ReleaseExistsError,
+    ReleaseNotFoundError,
+    StoreError,
+)
+from releases.layout import MANIFESTS, Part, part_path
+from releases.local import local_releases
+from releases.prune import prune
+from releases.store import ReleaseStore
+from releases.sync import Mirror
+from releases.verify import verify
+from tests.support.releases import publish_tiny, tiny_files
+
+SERVED = (Part.MODEL, Part.INDEX)
+KEEP = 2
+
+releases = st.integers(1, 9)
+contents = st.sampled_from(["a", "b"])
+parts = st.sampled_from(Part)
+damages = st.sampled_from(["changed", "truncated", "missing"])
+
+
+class DyingStore(ReleaseStore):
+    uploads_left = 0
+
+    def upload(self, source: Path, path: str, on_bytes: OnBytes = ignore_bytes) -> None:
+        self.uploads_left -= 1
+        if self.uploads_left < 0:
+            raise StoreError("connection lost")
+        super().upload(source, path, on_bytes)
+
+
+class InterruptedSyncError(Exception):
+    pass
+
+
+def damage_file(path: Path, how: str) -> None:
+    """Replace a file, as a restored backup would; its new inode is what a mirror notices."""
+    data = path.read_bytes()
+    path.unlink()
+    if how == "changed":
+        path.write_bytes(b"~" + data[1:])
+    elif how == "truncated":
+        path.write_bytes(data[:-1])
+
+
+def part_files(files: dict[str, bytes], release: int, part: Part) -> dict[str, bytes]:
+    home = part_path(part, release) + "/"
+    return {path: data for path, data in files.items() if path.startswith(home)}
+
+
+def files_on_disk(root: Path, release: int, part: Part) -> dict[str, bytes]:
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in (root / part_path(part, release)).rglob("*")
+        if path.is_file()
+    }
+
+
+class Interleavings(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.home = Path(tempfile.mkdtemp())
+        self.root, self.into = self.home / "store", self.home / "local"
+        self.store = ReleaseStore(self.root.as_uri())
+        self.files: dict[int, dict[str, bytes]] = {}
+        self.published: set[int] = set()
+        self.withdrawn: set[int] = set()
+        self.damaged_in_store: set[tuple[int, Part]] = set()
+        self.damaged_locally: set[tuple[int, Part]] = set()
+        self.restart()
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.home)
+
+    @property
+    def usable(self) -> list[int]:
+        return sorted(self.published - self.withdrawn, reverse=True)
+
+    @rule(release=releases, content=contents)
+    def publish(self, release: int, content: str) -> None:
+        staging = Path(tempfile.mkdtemp(dir=self.home))
+        if release in self.published:
+            with pytest.raises(ReleaseExistsError):
+                publish_tiny(self.store, staging, release, content)
+        elif release not in self.files:  # an id that was pruned is not given again
+            publish_tiny(self.store, staging, release, content)
+            self.published.add(release)
+            self.files[release] = tiny_files(release, content)
+
+    @rule(release=releases, content=contents, uploads=st.integers(0, 6))
+    def die_while_publishing(self, release: int, content: str, uploads: int) -> None:
+        store = DyingStore(self.store.url)
+        store.uploads_left = uploads
+        staging = Path(tempfile.mkdtemp(dir=self.home))
+        error = ReleaseExistsError if release in self.published else StoreError
+        with pytest.raises(error):
+            publish_tiny(store, staging, release, content)
+
+    @rule(release=releases)
+    def withdraw(self, release: int) -> None:
+        if release in self.published:
+            self.store.withdraw(release)
+            self.withdrawn.add(release)
+        else:
+            with pytest.raises(ReleaseNotFoundError):
+                self.store.withdraw(release)
+
+    @rule(keep=st.integers(2, 3))
+    def prune(self, keep: int) -> None:
+        removed = set(prune(self.store, keep))
+        kept = self.usable[:keep]
+        old = {release for release in self.published if kept and release < kept[-1]}
+        assert removed & self.published == old
+        assert all(release < kept[-1] for release in removed)
+        self.published -= old
+        self.withdrawn -= old
+
+    @precondition(lambda self: self.published)
+    @rule(data=st.data(), part=parts, how=damages)
+    def damage_the_store(self, data: st.DataObject, part: Part, how: str) -> None:
+        release = data.draw(st.sampled_from(sorted(self.published)))
+        if (release, part) not in self.damaged_in_store:
+            path = data.draw(st.sampled_from(sorted(files_on_disk(self.root, release, part))))
+            damage_file(self.root / path, how)
+            self.damaged_in_store.add((release, part))
+
+    @precondition(lambda self: bool(local_releases(self.into, SERVED)))
+    @rule(data=st.data(), how=damages)
+    def damage_the_local_copy(self, data: st.DataObject, how: str) -> None:
+        release = data.draw(st.sampled_from(sorted(local_releases(self.into, SERVED))))
+        part = data.draw(st.sampled_from(SERVED))
+        if files := sorted(files_on_disk(self.into, release, part)):
+            damage_file(self.into / data.draw(st.sampled_from(files)), how)
+            self.damaged_locally.add((release, part))
+
+    @rule()
+    def restart(self) -> None:
+        self.mirror = Mirror(self.store, self.into, SERVED, keep=KEEP, retry_seconds=0)
+
+    @rule()
+    def sync(self) -> None:
+        expected, refused = self._expect()
+        before = local_releases(self.into, SERVED)
+        held = [manifest.release for manifest in self.mirror.sync()]
+        assert held == expected
+        assert set(self.mirror.refused) == refused
+        self._notice_repairs()
+        assert not {release for release, _ in self.damaged_locally} & set(held)
+        local = local_releases(self.into, SERVED)
+        assert local == set(held) if held else local <= before - self.withdrawn
+        assert [manifest.release for manifest in self.mirror.local()] == held or not held
+
+    def _expect(self) -> tuple[list[int], set[int]]:
+        held: list[int] = []
+        refused: set[int] = set()
+        for release in self.usable:
+            if len(held) == KEEP:
+                break
+            if all(self._obtainable(release, part) for part in SERVED):
+                held.append(release)
+            else:
+                refused.add(release)
+        return held, refused
+
+    def _obtainable(self, release: int, part: Part) -> bool:
+        here = files_on_disk(self.into, release, part)
+        return (release, part) not in self.damaged_in_store or (
+            here == part_files(self.files[release], release, part)
+        )
+
+    @rule(chunks=st.integers(0, 8))
+    def die_while_syncing(self, chunks: int) -> None:
+        left = chunks
+
+        def die(_count: int) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise InterruptedSyncError
+
+        try:
+            self.mirror.sync(die)
+        except InterruptedSyncError:
+            self.restart()
+        self._notice_repairs()
+
+    def _notice_repairs(self) -> None:
+        """Damage that was repaired, or taken away, must not come back unnoticed."""
+        self.damaged_locally = {
+            (release, part)
+            for release, part in self.damaged_locally
+            if (self.into / part_path(part, release)).exists()
+            and files_on_disk(self.into, release, part)
+            != part_files(self.files[release], release, part)
+        }
+
+    @precondition(lambda self: self.published)
+    @rule(data=st.data())
+    def verify(self, data: st.DataObject) -> None:
+        release = data.draw(st.sampled_from(sorted(self.published)))
+        if any((release, part) in self.damaged_in_store for part in Part):
+            with pytest.raises(IncompleteReleaseError):
+                verify(self.store, release)
+        else:
+            assert verify(self.store, release).release == release
+
+    @invariant()
+    def the_store_lists_what_was_published(self) -> None:
+        assert self.store.published() == sorted(self.published, reverse=True)
+        assert self.store.withdrawn() == self.withdrawn
+        assert self.store.usable() == self.usable
+
+    @invariant()
+    def nothing_published_is_ever_overwritten(self) -> None:
+        for release in self.published:
+            for part in Part:
+                if (release, part) not in self.damaged_in_store:
+                    assert files_on_disk(self.root, release, part) == part_files(
+                        self.files[release], release, part
+                    )
+
+    @invariant()
+    def nothing_incomplete_is_ever_visible(self) -> None:
+        assert not list(self.into.rglob("*.partial"))
+        for part in SERVED:
+            for release in local_releases(self.into, [part]):
+                if (release, part) not in self.damaged_locally:
+                    assert files_on_disk(self.into, release, part) == part_files(
+                        self.files[release], release, part
+                    )
+
+    @invariant()
+    def a_local_manifest_means_that_every_part_is_there(self) -> None:
+        for manifest in (self.into / MANIFESTS).glob("*.json"):
+            for part in SERVED:
+                assert int(manifest.stem) in local_releases(self.into, [part])
+
+
+TestInterleavings = Interleavings.TestCase
+TestInterleavings.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)

@@ -1,0 +1,347 @@
+import logging
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from releases.checksums import OnBytes, ignore_bytes, read_chunks
+from releases.errors import StoreError
+from releases.layout import Part, manifest_path
+from releases.local import local_manifests, local_releases
+from releases.manifest import Manifest
+from releases.store import Listing, ReleaseStore
+from releases.sync import Mirror
+from releases.watch import watch
+from tests.support.releases import publish_tiny
+
+SERVED = (Part.MODEL, Part.INDEX)
+
+
+def held(manifests: list[Manifest]) -> list[int]:
+    return [manifest.release for manifest in manifests]
+
+
+def damage_in_store(store: ReleaseStore, release: int) -> Path:
+    path = Path(store.url) / f"indexes/items/{release}/items.faiss"
+    path.write_bytes(path.read_bytes()[:-1] + b"~")
+    return path
+
+
+class CountingStore(ReleaseStore):
+    """Notes which files are read."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.read: list[str] = []
+
+    def chunks(self, path: str) -> Iterator[bytes]:
+        self.read.append(path)
+        return super().chunks(path)
+
+
+def test_the_newest_releases_are_held(store: ReleaseStore, staging: Path, into: Path) -> None:
+    for release in (1, 2, 3):
+        publish_tiny(store, staging, release)
+    mirror = Mirror(store, into, SERVED)
+    assert held(mirror.sync()) == [3, 2]
+    assert local_releases(into, SERVED) == {2, 3}
+    publish_tiny(store, staging, 4)
+    assert held(mirror.sync()) == [4, 3]
+    assert local_releases(into, list(Part)) == {3, 4}
+    assert held(local_manifests(into, SERVED)) == [4, 3]
+
+
+def test_the_newest_release_arrives_first(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    for release in (1, 2, 3):
+        publish_tiny(disk_store, staging, release)
+    store = CountingStore(disk_store.url)
+    Mirror(store, into, [Part.MODEL], keep=3).sync()
+    assert list(dict.fromkeys(path.split("/")[2] for path in store.read)) == ["3", "2", "1"]
+
+
+def test_a_withdrawn_release_goes_and_the_one_before_comes_back(
+    store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    for release in (1, 2, 3):
+        publish_tiny(store, staging, release)
+    mirror = Mirror(store, into, SERVED)
+    mirror.sync()
+    store.withdraw(3)
+    assert held(mirror.sync()) == [2, 1]
+    assert local_releases(into, SERVED) == {1, 2}
+
+
+def test_the_last_release_goes_too_when_withdrawn(
+    store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(store, staging, 1)
+    mirror = Mirror(store, into, SERVED)
+    mirror.sync()
+    store.withdraw(1)
+    assert mirror.sync() == []
+    assert local_releases(into, SERVED) == set()
+
+
+def test_a_store_that_offers_nothing_takes_nothing_away(
+    store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(store, staging, 1)
+    Mirror(store, into, SERVED).sync()
+    emptied = Mirror(ReleaseStore(store.url + "/elsewhere"), into, SERVED)
+    assert emptied.sync() == []
+    assert held(emptied.local()) == [1]
+
+
+def test_a_refused_release_does_not_displace_good_ones(
+    disk_store: ReleaseStore, staging: Path, into: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for release in (1, 2):
+        publish_tiny(disk_store, staging, release)
+    mirror = Mirror(disk_store, into, SERVED, retry_seconds=0)
+    mirror.sync()
+    publish_tiny(disk_store, staging, 3)
+    damage_in_store(disk_store, 3)
+    for _ in range(3):
+        assert held(mirror.sync()) == [2, 1]
+    assert list(mirror.refused) == [3]
+    assert "indexes/items/3/items.faiss: has sha256" in mirror.refused[3]
+    assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
+    assert local_releases(into, SERVED) == {1, 2}
+
+
+def test_a_refused_release_is_tried_again_only_after_a_while(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    damage_in_store(disk_store, 1)
+    store = CountingStore(disk_store.url)
+    mirror = Mirror(store, into, SERVED)
+    mirror.sync()
+    store.read.clear()
+    mirror.sync()
+    assert store.read == []
+    assert list(mirror.refused) == [1]
+
+
+def test_a_refused_release_that_is_repaired_is_held(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    path = damage_in_store(disk_store, 1)
+    mirror = Mirror(disk_store, into, SERVED, retry_seconds=0)
+    assert mirror.sync() == []
+    path.write_bytes((staging / "indexes/items/1/items.faiss").read_bytes())
+    assert held(mirror.sync()) == [1]
+    assert mirror.refused == {}
+
+
+def test_a_refused_release_that_is_withdrawn_is_forgotten(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    damage_in_store(disk_store, 1)
+    mirror = Mirror(disk_store, into, SERVED)
+    mirror.sync()
+    disk_store.withdraw(1)
+    mirror.sync()
+    assert mirror.refused == {}
+
+
+def test_a_refused_release_that_has_become_old_is_forgotten(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    damage_in_store(disk_store, 1)
+    mirror = Mirror(disk_store, into, SERVED)
+    mirror.sync()
+    for release in (2, 3):
+        publish_tiny(disk_store, staging, release)
+    assert held(mirror.sync()) == [3, 2]
+    assert mirror.refused == {}
+
+
+def test_a_malformed_manifest_is_refused(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    disk_store.create(manifest_path(2), b"{")
+    mirror = Mirror(disk_store, into, SERVED)
+    assert held(mirror.sync()) == [1]
+    assert "releases/2.json: document" in mirror.refused[2]
+
+
+def test_unchanged_files_are_read_once_by_each_process(
+    disk_store: ReleaseStore, staging: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for release in (1, 2):
+        publish_tiny(disk_store, staging, release)
+    mirror = Mirror(disk_store, into, SERVED)
+    mirror.sync()
+    opened: list[Path] = []
+
+    def note(path: Path) -> Iterator[bytes]:
+        opened.append(path)
+        return read_chunks(path)
+
+    monkeypatch.setattr("releases.local.read_chunks", note)
+    assert held(mirror.sync()) == [2, 1]
+    assert held(mirror.local()) == [2, 1]
+    assert opened == []
+    assert held(Mirror(disk_store, into, SERVED).local()) == [2, 1]
+    assert len(opened) == len(set(opened)) == 10
+
+
+def test_a_local_file_that_changes_is_repaired(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    mirror = Mirror(disk_store, into, SERVED)
+    mirror.sync()
+    path = into / "indexes/items/1/items.faiss"
+    good = path.read_bytes()
+    damaged = path.with_name("damaged")
+    damaged.write_bytes(bytes(len(good)))
+    damaged.replace(path)
+    assert mirror.local() == []
+    assert held(mirror.sync()) == [1]
+    assert path.read_bytes() == good
+
+
+def test_a_lost_local_manifest_comes_back(store: ReleaseStore, staging: Path, into: Path) -> None:
+    publish_tiny(store, staging, 1)
+    mirror = Mirror(store, into, SERVED)
+    mirror.sync()
+    (into / manifest_path(1)).unlink()
+    mirror.sync()
+    assert held(local_manifests(into, SERVED)) == [1]
+
+
+def test_two_mirrors_of_different_parts_share_one_folder_at_rest(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    model = Mirror(disk_store, into, [Part.MODEL])
+    index = Mirror(disk_store, into, [Part.INDEX])
+    for release in (1, 2, 3):
+        publish_tiny(disk_store, staging, release)
+        assert held(model.sync()) == held(index.sync())
+    model.sync()
+    stamp = (into / manifest_path(3)).stat()
+    assert held(model.sync()) == held(index.sync()) == [3, 2]
+    assert (into / manifest_path(3)).stat() == stamp
+    assert held(local_manifests(into, SERVED)) == [3, 2]
+
+
+def test_leftover_parts_without_a_manifest_are_removed(
+    store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    (into / "models/user_tower/1").mkdir(parents=True)
+    publish_tiny(store, staging, 2)
+    Mirror(store, into, SERVED).sync()
+    assert local_releases(into, SERVED) == {2}
+
+
+class UnsteadyStore(ReleaseStore):
+    """Is away while told so."""
+
+    away = False
+
+    def listing(self) -> Listing:
+        if self.away:
+            raise StoreError("no route to host")
+        return super().listing()
+
+
+class ReportingMirror(Mirror):
+    """Puts the outcome of each sync into a queue."""
+
+    outcomes: queue.Queue[list[int] | StoreError]
+
+    def sync(self, on_bytes: OnBytes = ignore_bytes) -> list[Manifest]:
+        try:
+            manifests = super().sync(on_bytes)
+        except StoreError as error:
+            self.outcomes.put(error)
+            raise
+        self.outcomes.put(held(manifests))
+        return manifests
+
+    def wait_for(self, outcome: list[int] | type[StoreError]) -> None:
+        while True:
+            seen = self.outcomes.get(timeout=30)
+            if seen == outcome or type(seen) is outcome:
+                return
+
+
+@pytest.fixture
+def watched(
+    disk_store: ReleaseStore, into: Path
+) -> Iterator[tuple[UnsteadyStore, ReportingMirror]]:
+    store = UnsteadyStore(disk_store.url)
+    mirror = ReportingMirror(store, into, SERVED)
+    mirror.outcomes = queue.Queue()
+    stop = threading.Event()
+    watcher = threading.Thread(target=watch, args=(mirror, 0.01, stop))
+    watcher.start()
+    yield store, mirror
+    stop.set()
+    watcher.join(timeout=30)
+    assert not watcher.is_alive()
+
+
+def test_watch_picks_up_a_new_release_and_drops_a_withdrawn_one(
+    watched: tuple[UnsteadyStore, ReportingMirror],
+    disk_store: ReleaseStore,
+    staging: Path,
+    into: Path,
+) -> None:
+    _, mirror = watched
+    mirror.wait_for([])
+    publish_tiny(disk_store, staging, 1)
+    mirror.wait_for([1])
+    publish_tiny(disk_store, staging, 2)
+    mirror.wait_for([2, 1])
+    disk_store.withdraw(2)
+    mirror.wait_for([1])
+    assert held(local_manifests(into, SERVED)) == [1]
+
+
+def test_watch_outlives_a_store_that_is_away_and_says_so_once(
+    watched: tuple[UnsteadyStore, ReportingMirror],
+    disk_store: ReleaseStore,
+    staging: Path,
+    into: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store, mirror = watched
+    publish_tiny(disk_store, staging, 1)
+    mirror.wait_for([1])
+    store.away = True
+    for _ in range(3):
+        mirror.wait_for(StoreError)
+    assert held(mirror.local()) == [1]
+    store.away = False
+    publish_tiny(disk_store, staging, 2)
+    mirror.wait_for([2, 1])
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
+        "cannot sync, will retry: no route to host"
+    ]
+
+
+def test_watch_stops_in_the_middle_of_a_download(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    stop = threading.Event()
+
+    class StoppingStore(ReleaseStore):
+        def chunks(self, path: str) -> Iterator[bytes]:
+            stop.set()
+            yield from super().chunks(path)
+
+    watch(Mirror(StoppingStore(disk_store.url), into, SERVED), 3600, stop)
+    assert local_releases(into, SERVED) == set()
+    assert not list(into.rglob("*.partial"))
