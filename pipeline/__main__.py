@@ -1,0 +1,124 @@
+"""`python -m pipeline run --events FILE`: learn and publish a release."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+# Read when TensorFlow is imported, which a run does after the events have been read.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from pipeline.demo_data import fetch_movielens_100k
+from pipeline.errors import DemoDataError, StepError
+from pipeline.options import PreprocessOptions, RunOptions, TrainOptions
+from pipeline.report import report_run
+from pipeline.run import STEPS, RunResult, run
+from reporting import print_report, write_report
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def pipeline() -> None:
+    """Learn a release from events."""
+
+
+@app.command("run")
+def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    store: Annotated[str, typer.Option(help="Where to publish: a folder or any fsspec URL")],
+    events: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet: user_id,item_id,timestamp[,region_id]")
+    ] = None,
+    demo_data: Annotated[
+        Path | None,
+        typer.Option(help="Instead of --events: fetch MovieLens 100k into this folder"),
+    ] = None,
+    items: Annotated[Path | None, typer.Option(help="CSV or Parquet: item_id,title,...")] = None,
+    workdir: Annotated[Path, typer.Option(help="For the files of the steps")] = Path(
+        "build/pipeline"
+    ),
+    report_dir: Annotated[Path | None, typer.Option(help="Default: the workdir")] = None,
+    release: Annotated[int | None, typer.Option(min=1, help="Default: the second now")] = None,
+    max_train_seconds: Annotated[float, typer.Option(min=1)] = TrainOptions.max_train_seconds,
+    max_epochs: Annotated[int, typer.Option(min=1)] = TrainOptions.max_epochs,
+    dimension: Annotated[int, typer.Option(min=4, max=1024)] = TrainOptions.dimension,
+    min_article_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_article_views,
+    max_test_users: Annotated[int, typer.Option(min=1)] = RunOptions.max_test_users,
+    recall_target: Annotated[float, typer.Option(min=0.5, max=1.0)] = RunOptions.recall_target,
+    keep_seen: Annotated[
+        bool, typer.Option("--keep-seen", help="Evaluate with articles already viewed")
+    ] = False,
+    seed: Annotated[int, typer.Option()] = TrainOptions.seed,
+) -> None:
+    """Collect, preprocess, train, export, evaluate, index and publish."""
+    started = time.monotonic()
+    training = TrainOptions(
+        dimension=dimension,
+        max_train_seconds=max_train_seconds,
+        max_epochs=max_epochs,
+        seed=seed,
+    )
+    try:
+        options = RunOptions(
+            events=_events(events, demo_data),
+            items=items,
+            store=store,
+            workdir=workdir,
+            release=release or int(time.time()),
+            preprocess=PreprocessOptions(min_article_views=min_article_views),
+            train=training,
+            remove_seen=not keep_seen,
+            max_test_users=max_test_users,
+            recall_target=recall_target,
+        )
+        result = _run_with_progress(options)
+    except StepError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        raise typer.Exit(1) from None
+    report = report_run(result, time.monotonic() - started)
+    write_report(report, report_dir or workdir)
+    print_report(report)
+
+
+def _events(events: Path | None, demo_data: Path | None) -> Path:
+    if (events is None) == (demo_data is None):
+        raise typer.BadParameter("give either --events or --demo-data")
+    if demo_data is None:
+        return Path(events or "")
+    try:
+        return fetch_movielens_100k(demo_data)
+    except (DemoDataError, OSError) as cause:
+        raise StepError("collect", cause) from cause
+
+
+def _run_with_progress(options: RunOptions) -> RunResult:
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[message]}"),
+    )
+    console = Console(stderr=True)
+    # Transient: a run that fails leaves nothing on the terminal but the line that says why.
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        tasks = {step: progress.add_task(step, total=1, start=False, message="") for step in STEPS}
+
+        def on_progress(step: str, share: float, message: str) -> None:
+            if share == 0:
+                progress.start_task(tasks[step])
+            progress.update(tasks[step], completed=share)
+            if message:
+                progress.update(tasks[step], message=message)
+
+        return run(options, on_progress)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,43 @@
+"""What can go wrong in a run. Each message names the file and what to change."""
+
+__all__ = [
+    "DemoDataError",
+    "EventsError",
+    "ItemsError",
+    "PipelineError",
+    "StepError",
+    "TooLittleDataError",
+    "TrainingError",
+]
+
+
+class PipelineError(Exception):
+    """Base of all errors of this package."""
+
+
+class EventsError(PipelineError):
+    """The file of events cannot be used; the message names the line."""
+
+
+class ItemsError(PipelineError):
+    """The file of items cannot be used; the message names the line."""
+
+
+class TooLittleDataError(PipelineError):
+    """The events are in order, but nothing can be learnt from so few."""
+
+
+class TrainingError(PipelineError):
+    """Training gave no usable model."""
+
+
+class DemoDataError(PipelineError):
+    """The public data of the demo cannot be fetched or is not what it should be."""
+
+
+class StepError(PipelineError):
+    """A step of a run failed; the message is `step: cause`."""
+
+    def __init__(self, step: str, cause: Exception) -> None:
+        super().__init__(f"{step}: {cause}")
+        self.step = step

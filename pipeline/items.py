@@ -1,0 +1,98 @@
+"""Titles and attributes of articles. Titles are for people and never part of a release."""
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline._tables import Table, open_table, reading
+from pipeline.errors import ItemsError
+
+__all__ = ["collect_items", "read_attributes", "read_titles"]
+
+_WHOLE = r"'\d{1,18}(\.0*)?'"
+
+
+def collect_items(items: Path, workdir: Path) -> Path:
+    """Read CSV or Parquet (gzip too) of `item_id,title[,...]` into `items.parquet` and name it.
+
+    A further column whose values are all whole numbers (or empty) becomes an attribute; other
+    columns are ignored. Raises ItemsError with the line.
+    """
+    table = open_table(items, ItemsError, ("item_id", "title"))
+    target = workdir / "items.parquet"
+    with reading(items, ItemsError) as connection:
+        connection.execute(f"CREATE TEMP TABLE raw AS SELECT * FROM {table.relation()}")  # noqa: S608 - a quoted path
+        _refuse_bad_ids(connection, table)
+        extra = [name for name in table.columns if name not in ("item_id", "title")]
+        columns = [name for name in extra if _is_attribute(connection, name)]
+        attributes = "".join(f", {_number(name)} AS {_identifier(name)}" for name in columns)
+        connection.execute(
+            f"""
+            COPY (SELECT {_number("item_id")} AS article_id, coalesce(title, '') AS title
+                {attributes} FROM raw ORDER BY article_id) TO ? (FORMAT parquet)
+            """,  # noqa: S608 - quoted names
+            [str(target)],
+        )
+    return target
+
+
+def read_titles(items: Path) -> dict[int, str]:
+    """Read the titles that `collect_items` wrote, by article id."""
+    table = pq.read_table(items, columns=["article_id", "title"])
+    return dict(zip(table["article_id"].to_pylist(), table["title"].to_pylist(), strict=True))
+
+
+def read_attributes(items: Path, article_ids: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Read the attributes of these articles, in their order; -1 where an article has none."""
+    table = pq.read_table(items)
+    known = table["article_id"].to_numpy()
+    if not len(known):
+        return {}
+    rows = np.minimum(np.searchsorted(known, article_ids), len(known) - 1)
+    found = known[rows] == article_ids
+    return {
+        name: np.where(found, table[name].to_numpy()[rows], -1).astype(np.int64)
+        for name in table.column_names
+        if name not in ("article_id", "title")
+    }
+
+
+def _refuse_bad_ids(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
+    bad = connection.execute(
+        f"SELECT item_id FROM raw WHERE {_number('item_id')} = -1 LIMIT 1"  # noqa: S608 - fixed names
+    ).fetchone()
+    if bad is not None:
+        place = table.place_of("item_id", bad[0])
+        value = bad[0] or ""
+        raise ItemsError(f"{place}: item_id is {value!r}, it must be a whole number, 0 or more")
+    twice = connection.execute(
+        f"SELECT {_number('item_id')} AS id FROM raw GROUP BY id HAVING count(*) > 1 ORDER BY id"  # noqa: S608 - fixed names
+    ).fetchone()
+    if twice is not None:
+        raise ItemsError(f"{table.path}: item_id {twice[0]} has more than one row")
+
+
+def _is_attribute(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    column = _identifier(name)
+    row = connection.execute(
+        f"""
+        SELECT count({column}) > 0 AND bool_and({_number(name)} >= 0)
+        FROM raw WHERE nullif(trim({column}), '') IS NOT NULL
+        """  # noqa: S608 - quoted names
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def _number(name: str) -> str:
+    column = f"trim({_identifier(name)})"
+    return (
+        f"CASE WHEN regexp_full_match({column}, {_WHOLE}) "
+        f"THEN CAST(split_part({column}, '.', 1) AS BIGINT) ELSE -1 END"
+    )
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

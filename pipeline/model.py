@@ -1,0 +1,85 @@
+"""The user tower: YouTube's candidate generator over raw history indices, in Keras."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from pipeline.options import TowerSettings
+from pipeline.windows import HISTORY_LENGTH
+
+__all__ = ["UserTower"]
+
+
+class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
+    """History and region indices to a user vector; index 0 is padding or unknown.
+
+    The input of the ReLU layers is the weighted mean of the viewed articles' embeddings, with one
+    learnt weight for each recency rank, beside the embedding of the newest view and of the
+    region. Unknown views are passed over: the ranks count known views only, so a history with
+    unknown ids is answered as if they were not in it.
+    """
+
+    def __init__(self, settings: TowerSettings) -> None:
+        super().__init__(name="user_tower")
+        self.settings = settings
+        self.dropout = keras.layers.Dropout(settings.dropout)
+        self.hidden = [
+            keras.layers.Dense(units, activation="relu") for units in settings.hidden_units
+        ]
+        self.to_vector = keras.layers.Dense(settings.dimension, name="user_vector")
+        self._make_tables()
+        self._build_layers()
+        self.built = True
+
+    def _make_tables(self) -> None:
+        small = keras.initializers.RandomNormal(stddev=0.05)
+        articles = self.settings.article_count
+        self.viewed = self._table("viewed", articles + 1, small)
+        self.article_vectors = self._table("article_vectors", articles, small)
+        if self.settings.region_count:
+            self.region = self._table("region", self.settings.region_count + 1, small)
+        self.recency = self.add_weight(name="recency", shape=(HISTORY_LENGTH,), initializer="zeros")
+
+    def _table(self, name: str, rows: int, initializer: Any) -> Any:
+        shape = (rows, self.settings.dimension)
+        return self.add_weight(name=name, shape=shape, initializer=initializer)
+
+    def _build_layers(self) -> None:
+        width = self.settings.dimension * (3 if self.settings.region_count else 2)
+        for layer in [*self.hidden, self.to_vector]:
+            layer.build((None, width))
+            width = layer.units
+
+    def call(self, history: tf.Tensor, region: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Turn int32[B, 50] and int32[B] into float32[B, dimension]."""
+        known = history > 0
+        rank = _running_count(known)
+        embedded = tf.gather(self.viewed, history)
+        newest = tf.cast(known & (rank == 1), tf.float32)
+        parts = [
+            tf.reduce_sum(self._weights(known, rank, training)[..., None] * embedded, axis=1),
+            tf.reduce_sum(newest[..., None] * embedded, axis=1),
+        ]
+        if self.settings.region_count:
+            at_home = tf.cast(region > 0, tf.float32)[:, None]
+            parts.append(tf.gather(self.region, region) * at_home)
+        hidden = self.dropout(tf.concat(parts, axis=1), training=training)
+        for layer in self.hidden:
+            hidden = self.dropout(layer(hidden), training=training)
+        return self.to_vector(hidden)
+
+    def _weights(self, known: tf.Tensor, rank: tf.Tensor, training: bool) -> tf.Tensor:
+        kept = tf.cast(known, tf.float32)
+        if training and self.settings.history_dropout > 0:
+            chance = tf.random.uniform(tf.shape(kept))
+            kept *= tf.cast(chance >= self.settings.history_dropout, tf.float32)
+        weights = tf.exp(tf.gather(self.recency, tf.maximum(rank - 1, 0))) * kept
+        return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))
+
+
+def _running_count(known: tf.Tensor) -> tf.Tensor:
+    """Count the known views up to each place; a product, since XLA's cumsum is slow on CPUs."""
+    up_to = np.triu(np.ones((HISTORY_LENGTH, HISTORY_LENGTH), np.float32))
+    return tf.cast(tf.matmul(tf.cast(known, tf.float32), up_to), tf.int32)

@@ -1,0 +1,63 @@
+"""What a run can be told, each with a default that fits most data."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["PreprocessOptions", "RunOptions", "TowerSettings", "TrainOptions"]
+
+
+@dataclass(frozen=True)
+class PreprocessOptions:
+    """What counts as too rare to learn from."""
+
+    min_article_views: int = 2
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How the model is learnt."""
+
+    dimension: int = 64
+    hidden_units: tuple[int, ...] = (128,)
+    dropout: float = 0.3
+    history_dropout: float = 0.3
+    """Share of the views of a training history that the mean passes over."""
+    learning_rate: float = 2e-3
+    batch_size: int | None = None
+    """Examples of a step; None: by the number of examples."""
+    max_train_seconds: float = 55.0
+    max_epochs: int = 200
+    patience: int = 4
+    """Rounds without a lower validation loss after which training ends."""
+    seed: int = 1
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """All that shapes a user tower; with the weights it is the model."""
+
+    article_count: int
+    region_count: int
+    dimension: int
+    hidden_units: tuple[int, ...]
+    dropout: float
+    history_dropout: float
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """One run, from a file of events to a published release."""
+
+    events: Path
+    items: Path | None
+    store: str
+    workdir: Path
+    release: int
+    """Unix second of the run's start; the id of what is published."""
+    preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    remove_seen: bool = True
+    """Whether the evaluation leaves out what a user has already viewed."""
+    max_test_users: int = 10_000
+    """The evaluation asks a uniform sample of so many users where there are more."""
+    recall_target: float = 0.99

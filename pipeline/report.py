@@ -1,0 +1,106 @@
+"""What a run is reported by: the figures of its evaluation, its index and its training."""
+
+from typing import Any, Final
+
+from pipeline.metrics import CUTOFFS, RankingMetrics
+from pipeline.run import RunResult
+from reporting import BarChart, Figure, LineChart, Report, Section, Series, Table
+
+__all__ = ["TARGET", "report_run"]
+
+TARGET: Final = "pipeline"
+
+
+def report_run(result: RunResult, seconds_total: float) -> Report:
+    """Put the results of a run into one report; nothing in it is a must."""
+    return Report(
+        target=TARGET,
+        figures=_figures(result, seconds_total),
+        details={"manifest": _manifest_details(result), "data": _data_details(result)},
+        sections=(_ranking(result), _training(result), _data(result)),
+    )
+
+
+def _figures(result: RunResult, seconds_total: float) -> tuple[Figure, ...]:
+    metrics = result.evaluation.offline_metrics()
+    values: dict[str, tuple[float, str]] = {
+        "release": (result.manifest.release, "unix second"),
+        **{name: (value, "share") for name, value in metrics.items()},
+        "index_recall_at_200": (result.indexed.recall_at_200, "share"),
+        "index_lists": (result.indexed.lists, "lists"),
+        "index_nprobe": (result.indexed.nprobe, "lists"),
+        "train_seconds": (result.trained.seconds, "s"),
+        "seconds_total": (seconds_total, "s"),
+    }
+    return tuple(Figure(name, value, unit) for name, (value, unit) in values.items())
+
+
+def _manifest_details(result: RunResult) -> dict[str, Any]:
+    names = {"run_started", "data", "dimension", "article_count", "index", "versions"}
+    return result.manifest.model_dump(mode="json", include=names)
+
+
+def _data_details(result: RunResult) -> dict[str, int]:
+    return {
+        "events": result.collected.event_count,
+        "duplicates_dropped": result.collected.duplicates_dropped,
+        "users": result.collected.user_count,
+        "articles": result.collected.article_count,
+        "articles_learnt": result.prepared.article_count,
+        "regions": result.prepared.region_count,
+        "training_examples": result.trained.example_count,
+        "test_users": result.evaluation.test_user_count,
+        "test_users_asked": result.evaluation.user_count,
+        "unknown_targets": result.evaluation.unknown_targets,
+    }
+
+
+def _ranking(result: RunResult) -> Section:
+    evaluation = result.evaluation
+    ranked = {
+        "model": evaluation.model,
+        "transitions": evaluation.transitions,
+        "popularity": evaluation.popularity,
+    }
+    cutoffs = [f"{name}@{k}" for name in ("HR", "NDCG") for k in CUTOFFS]
+    table = Table(
+        headings=("", *cutoffs, "MRR", "coverage@200"),
+        rows=tuple((name, *_cells(metrics)) for name, metrics in ranked.items()),
+    )
+    bars = BarChart({f"{name} HR@200": each.hit_rate[200] for name, each in ranked.items()})
+    return Section(
+        "Leave-one-out, ranked among all articles",
+        f"The last view of each of {evaluation.user_count} users "
+        f"(of {evaluation.test_user_count} that have one to test), asked from the exported model; "
+        f"articles already viewed are {'left out' if evaluation.seen_removed else 'kept'}; "
+        f"{evaluation.unknown_targets} targets outside of the vocabulary count as misses, "
+        "ties count against us.",
+        (table, bars),
+    )
+
+
+def _cells(metrics: RankingMetrics) -> tuple[float, ...]:
+    return (*metrics.hit_rate.values(), *metrics.ndcg.values(), metrics.mrr, metrics.coverage)
+
+
+def _training(result: RunResult) -> Section:
+    rounds = result.trained.rounds
+    chart = LineChart(
+        x_label="epochs",
+        y_label="loss, nats",
+        series=(
+            Series("training", tuple((r.epochs, r.training_loss) for r in rounds)),
+            Series("validation", tuple((r.epochs, r.validation_loss) for r in rounds)),
+        ),
+    )
+    return Section(
+        "Training",
+        f"{result.trained.example_count} examples in batches of {result.trained.batch_size}; "
+        f"the weights after epoch {result.trained.best_round.epochs:.1f} were kept.",
+        (chart,),
+    )
+
+
+def _data(result: RunResult) -> Section:
+    rows = tuple((name.replace("_", " "), value) for name, value in _data_details(result).items())
+    return Section("Data", content=(Table(("what", "count"), rows),))

@@ -1,0 +1,124 @@
+"""All steps in order, from a file of events to a published release."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+
+from faiss_server.build import BuildError
+from pipeline._quiet import without_native_messages
+from pipeline.collect import CollectedEvents, collect
+from pipeline.errors import PipelineError, StepError
+from pipeline.options import RunOptions
+from pipeline.preprocess import PreparedData, preprocess
+from releases.errors import ReleaseError, ReleaseExistsError
+from releases.store import ReleaseStore
+
+if TYPE_CHECKING:
+    # These load TensorFlow; a wrong option or a bad file of events is told before that.
+    from pipeline.evaluate import Evaluation
+    from pipeline.index import IndexedArticles
+    from pipeline.train import TrainedModel
+    from releases.manifest import Manifest
+
+__all__ = ["STEPS", "OnProgress", "RunResult", "run"]
+
+STEPS: Final = ("collect", "preprocess", "train", "export", "evaluate", "index", "publish")
+
+OnProgress = Callable[[str, float, str], None]
+"""Told the step, the share of it that is done (0 to 1), and what to show beside it."""
+
+_CAUSES: Final = (PipelineError, ReleaseError, BuildError, OSError, duckdb.Error, MemoryError)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run made, step by step."""
+
+    manifest: Manifest
+    collected: CollectedEvents
+    prepared: PreparedData
+    trained: TrainedModel
+    evaluation: Evaluation
+    indexed: IndexedArticles
+
+
+def run(
+    options: RunOptions, on_progress: OnProgress = lambda _step, _share, _message: None
+) -> RunResult:
+    """Run every step and publish. Raises StepError, whose message is `step: cause`.
+
+    A run that fails leaves the store as it was.
+    """
+    with _naming("publish"):
+        _refuse_published(options)
+    with _step("collect", on_progress):
+        collected = collect(options.events, options.items, options.workdir)
+    with _step("preprocess", on_progress):
+        prepared = preprocess(collected, options.preprocess, options.workdir)
+    return _learn_and_publish(options, collected, prepared, on_progress)
+
+
+def _learn_and_publish(
+    options: RunOptions,
+    collected: CollectedEvents,
+    prepared: PreparedData,
+    on_progress: OnProgress,
+) -> RunResult:
+    with without_native_messages():
+        from pipeline import evaluate, export, index, publish, train  # noqa: PLC0415 - see above
+
+    def on_round(done: train.Round) -> None:
+        share = min(1.0, done.seconds / options.train.max_train_seconds)
+        loss = f"epoch {done.epochs:.1f}, validation loss {done.validation_loss:.3f}"
+        on_progress("train", share, loss)
+
+    staging = options.workdir / "staging"
+    with _step("train", on_progress):
+        trained = train.train(prepared, options.train, options.workdir, on_round)
+    with _step("export", on_progress):
+        shutil.rmtree(staging, ignore_errors=True)
+        exported = export.export(trained, prepared, staging, options.release)
+    with _step("evaluate", on_progress):
+        evaluation = evaluate.evaluate(
+            exported,
+            prepared,
+            remove_seen=options.remove_seen,
+            max_users=options.max_test_users,
+        )
+    with _step("index", on_progress):
+        indexed = index.index_articles(
+            exported, prepared, collected, recall_target=options.recall_target
+        )
+    with _step("publish", on_progress):
+        manifest = publish.publish_release(exported, indexed, evaluation, prepared, options.store)
+    return RunResult(manifest, collected, prepared, trained, evaluation, indexed)
+
+
+def _refuse_published(options: RunOptions) -> None:
+    """Say so before the training rather than after it."""
+    if ReleaseStore(options.store).is_published(options.release):
+        raise ReleaseExistsError(
+            f"{options.store} already has release {options.release}; give another --release"
+        )
+
+
+@contextmanager
+def _step(name: str, on_progress: OnProgress) -> Iterator[None]:
+    on_progress(name, 0.0, "")
+    with _naming(name):
+        yield
+    on_progress(name, 1.0, "")
+
+
+@contextmanager
+def _naming(step: str) -> Iterator[None]:
+    try:
+        yield
+    except _CAUSES as cause:
+        raise StepError(step, cause) from cause

@@ -1,0 +1,141 @@
+"""Reading events: what is accepted, and how each kind of bad input is refused."""
+
+import gzip
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.collect import collect
+from pipeline.errors import EventsError, ItemsError
+from pipeline.items import read_titles
+
+HEADER = "user_id,item_id,timestamp,region_id"
+EVENTS = f"{HEADER},note\nbob,7,30,1,x\nann,5,20,,y\nann,6,10,2,z\nann,5,20,2,again\nann,4,20,2,\n"
+COLLECTED = [("ann", 6, 2, 10), ("ann", 5, -1, 20), ("ann", 4, 2, 20), ("bob", 7, 1, 30)]
+
+
+def rows_of(path):
+    return pq.read_table(path).to_pylist()
+
+
+def collected_rows(source, workdir):
+    rows = rows_of(collect(source, None, workdir).events)
+    return [(r["user_id"], r["article_id"], r["region_id"], r["viewed_at"]) for r in rows]
+
+
+def written(tmp_path, text, name="events.csv"):
+    path = tmp_path / name
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_events_are_sorted_by_user_time_and_place_and_duplicates_are_dropped(tmp_path):
+    collected = collect(written(tmp_path, EVENTS), None, tmp_path / "work")
+    assert collected_rows(tmp_path / "events.csv", tmp_path / "work") == COLLECTED
+    assert collected.duplicates_dropped == 1
+    assert (collected.event_count, collected.user_count, collected.article_count) == (4, 2, 4)
+    assert (collected.first_event, collected.last_event) == (10, 30)
+    assert collected.has_regions
+
+
+def test_csv_gzip_and_parquet_give_the_same_table(tmp_path):
+    plain = written(tmp_path, EVENTS)
+    (tmp_path / "events.csv.gz").write_bytes(gzip.compress(EVENTS.encode()))
+    typed = tmp_path / "events.parquet"
+    duckdb.read_csv(str(plain)).write_parquet(str(typed))
+    for source in (plain, tmp_path / "events.csv.gz", typed):
+        assert collected_rows(source, tmp_path / "work") == COLLECTED
+
+
+def test_regions_are_optional(tmp_path):
+    events = written(tmp_path, "item_id,timestamp,user_id\n7,30,bob\n")
+    assert collected_rows(events, tmp_path) == [("bob", 7, -1, 30)]
+    assert not collect(events, None, tmp_path).has_regions
+
+
+def test_times_may_be_fractions_or_iso_8601(tmp_path):
+    text = "user_id,item_id,timestamp\na,1,1577836800.9\nb,1,2020-01-01T00:00:00Z\n"
+    events = written(tmp_path, text + "c,1,2020-01-01 02:00:00+02:00\n")
+    assert {row[3] for row in collected_rows(events, tmp_path)} == {1577836800}
+
+
+def test_a_byte_order_mark_and_quotes_are_understood(tmp_path):
+    events = written(tmp_path, '\ufeffuser_id,item_id,timestamp\n"a ""b"", c",1,2\n')
+    assert collected_rows(events, tmp_path) == [('a "b", c', 1, -1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("ann,x,1,", "line 3: item_id is 'x', it must be a whole number, 0 or more"),
+        ("ann,-4,1,", "line 3: item_id is '-4'"),
+        ("ann,1.5,1,", "line 3: item_id is '1.5'"),
+        ("ann,99999999999999999999,1,", "line 3: item_id is '99999999999999999999'"),
+        ("ann,,1,", "line 3: item_id is ''"),
+        (",1,1,", "line 3: user_id is ''"),
+        ("ann,1,yesterday,", "line 3: timestamp is 'yesterday', it must be unix seconds"),
+        ("ann,1,nan,", "line 3: timestamp is 'nan'"),
+        ("ann,1,-5,", "line 3: timestamp is '-5'"),
+        ("ann,1,1700000000000,", "line 3: timestamp is '1700000000000'"),
+        ("ann,1,,", "line 3: timestamp is ''"),
+        ("ann,1", "line 3: timestamp is ''"),
+        ("ann,1,1,north", "line 3: region_id is 'north'"),
+        ("ann,1,1,-2", "line 3: region_id is '-2'"),
+        ('\n\n"a\nb",1,never,', "line 6: timestamp is 'never'"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_line(tmp_path, row, message):
+    events = written(tmp_path, f"{HEADER}\nann,1,1,2\n{row}\nann,wrong too,1,2\n")
+    with pytest.raises(EventsError) as refused:
+        collect(events, None, tmp_path / "work")
+    assert str(refused.value).startswith(f"{events}: {message}")
+
+
+def test_a_bad_value_in_parquet_is_named_with_its_row(tmp_path):
+    table = pa.table({"user_id": ["a", "b"], "item_id": [1, -3], "timestamp": [1, 2]})
+    pq.write_table(table, tmp_path / "events.parquet")
+    with pytest.raises(EventsError, match="row 2: item_id is '-3'"):
+        collect(tmp_path / "events.parquet", None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty"),
+        (f"{HEADER}\n", "the file has a header and no events"),
+        ("user_id,item_id,when\na,1,2\n", "column timestamp is missing; the columns are: user_id"),
+        ("user_id,item_id,timestamp,item_id\na,1,2,3\n", "two columns have the same name"),
+        ("user_id,item_id,timestamp\na,1,2,3\n", "cannot be read"),
+        ("PAR1 and no more", "neither readable CSV"),
+        ("user_id,item_id,timestamp\n\x00\x01", "cannot be read|item_id is"),
+    ],
+)
+def test_a_file_that_is_no_table_of_events_is_refused(tmp_path, text, message):
+    with pytest.raises(EventsError, match=message):
+        collect(written(tmp_path, text), None, tmp_path / "work")
+
+
+def test_a_missing_file_and_a_broken_archive_are_refused(tmp_path):
+    with pytest.raises(EventsError, match="no such file"):
+        collect(tmp_path / "none.csv", None, tmp_path)
+    broken = gzip.compress(EVENTS.encode() * 2000)[:-20]
+    (tmp_path / "events.csv.gz").write_bytes(broken)
+    with pytest.raises(EventsError, match=r"events\.csv\.gz"):
+        collect(tmp_path / "events.csv.gz", None, tmp_path)
+
+
+def test_titles_are_read_and_bad_items_refused(tmp_path):
+    events = written(tmp_path, EVENTS)
+    items = written(tmp_path, "item_id,title,year,name\n5,Five,1999,x\n4,,,7\n", "items.csv")
+    collected = collect(events, items, tmp_path / "work")
+    assert read_titles(collected.items) == {4: "", 5: "Five"}
+    assert pq.read_schema(collected.items).names == ["article_id", "title", "year"]
+    for text, message in [
+        ("item_id,title\n5,Five\nsix,Six\n", "line 3: item_id is 'six'"),
+        ("item_id,title\n5,Five\n5,Cinq\n", "item_id 5 has more than one row"),
+        ("item_id,name\n5,Five\n", "column title is missing"),
+    ]:
+        with pytest.raises(ItemsError, match=message):
+            collect(events, written(tmp_path, text, "items.csv"), tmp_path / "work")

@@ -1,0 +1,107 @@
+"""The SavedModel as the servers see it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from recsys.tfserving.v1.prediction_pb2 import PredictionLog
+
+from pipeline.export import SIGNATURE
+from releases.layout import ARTICLE_IDS_FILE, ARTICLE_VECTORS_FILE, WARMUP_FILE, Part
+
+UNKNOWN = 999_999
+
+
+def history_of(*ids):
+    row = np.full((1, 50), -1, np.int64)
+    row[0, : len(ids)] = ids
+    return row
+
+
+def ask(tower, history, region=-1):
+    vectors, known = tower.user_vectors(history, np.array([region], np.int64))
+    return vectors[0], int(known[0])
+
+
+def test_the_signature_is_exactly_the_design_s(tiny_run):
+    model = tf.saved_model.load(str(tiny_run.part(Part.MODEL)))
+    assert list(model.signatures) == [SIGNATURE]
+    signature = model.signatures[SIGNATURE]
+    _, inputs = signature.structured_input_signature
+    assert {n: (s.dtype, s.shape.as_list()) for n, s in inputs.items()} == {
+        "history": (tf.int64, [None, 50]),
+        "region": (tf.int64, [None]),
+    }
+    outputs = signature.structured_outputs
+    assert {n: (s.dtype, s.shape.as_list()) for n, s in outputs.items()} == {
+        "user_vector": (tf.float32, [None, 16]),
+        "known": (tf.int32, [None]),
+    }
+
+
+def test_known_counts_the_ids_that_the_model_knows(tower, arrays):
+    a, b = arrays.vocabulary[:2]
+    assert ask(tower, history_of(a, UNKNOWN, b, b))[1] == 3
+    assert ask(tower, history_of(UNKNOWN))[1] == 0
+    assert ask(tower, history_of())[1] == 0
+
+
+def test_unknown_ids_change_nothing_wherever_they_stand(tower, arrays):
+    a, b, c = arrays.vocabulary[:3]
+    plain, _ = ask(tower, history_of(a, b, c))
+    for history in ([UNKNOWN, a, b, c], [a, UNKNOWN, UNKNOWN, b, c], [a, b, c, UNKNOWN]):
+        assert np.allclose(ask(tower, history_of(*history))[0], plain, atol=1e-5)
+
+
+def test_order_and_the_newest_view_matter(tower, arrays):
+    a, b = arrays.vocabulary[:2]
+    assert not np.allclose(ask(tower, history_of(a, b))[0], ask(tower, history_of(b, a))[0])
+
+
+def test_an_empty_history_gives_a_finite_vector(tower):
+    assert np.isfinite(ask(tower, history_of())[0]).all()
+
+
+def test_a_region_changes_the_vector_and_an_unknown_one_is_none(tower, arrays):
+    history = history_of(arrays.vocabulary[0])
+    nowhere, _ = ask(tower, history)
+    somewhere, _ = ask(tower, history, int(arrays.region_vocabulary[0]))
+    unheard_of, _ = ask(tower, history, 12_345)
+    assert np.array_equal(nowhere, unheard_of)
+    assert not np.allclose(nowhere, somewhere)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+def test_rows_do_not_depend_on_their_batch(tower, arrays, batch_size):
+    users = np.arange(14)
+    histories, regions = arrays.test_histories(users), arrays.target_regions[users]
+    together, _ = tower.user_vectors(histories, regions)
+    apart, _ = tower.user_vectors(histories, regions, batch_size)
+    assert np.allclose(together, apart, atol=1e-5)
+
+
+def test_ids_and_vectors_hold_the_articles_without_padding(tiny_run, arrays):
+    folder = tiny_run.part(Part.EMBEDDINGS)
+    ids, vectors = np.load(folder / ARTICLE_IDS_FILE), np.load(folder / ARTICLE_VECTORS_FILE)
+    assert ids.dtype == np.int64
+    assert ids.tolist() == arrays.vocabulary.tolist()
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(ids), 16)
+    assert vectors.flags.c_contiguous
+
+
+def test_warm_up_records_are_requests_for_this_signature(tiny_run, tower):
+    path = tiny_run.part(Part.MODEL) / WARMUP_FILE
+    records = [
+        PredictionLog.FromString(record.numpy()) for record in tf.data.TFRecordDataset(str(path))
+    ]
+    requests = [record.predict_log.request for record in records]
+    sizes = [request.inputs["history"].tensor_shape.dim[0].size for request in requests]
+    assert sizes == [1, 4, 16]
+    for request, size in zip(requests, sizes, strict=True):
+        assert request.model_spec.name == "user_tower"
+        assert request.model_spec.signature_name == "serving_default"
+        assert not request.model_spec.HasField("version")
+        content = request.inputs["history"].tensor_content
+        history = np.frombuffer(content, "<i8").reshape(size, 50)
+        region = np.frombuffer(request.inputs["region"].tensor_content, "<i8")
+        assert tower.user_vectors(history, region)[1].min() > 0

@@ -1,0 +1,144 @@
+"""The whole run, and what it leaves behind."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import StepError
+from pipeline.export import ServedTower
+from pipeline.options import RunOptions
+from pipeline.report import report_run
+from pipeline.run import run
+from releases.layout import (
+    ARTICLE_IDS_FILE,
+    ARTICLE_VECTORS_FILE,
+    ATTRIBUTES_FILE,
+    POPULAR_FILE,
+    Part,
+)
+from releases.store import ReleaseStore
+from releases.verify import verify
+from reporting import write_report
+
+
+def test_a_run_publishes_a_release_that_verifies(tiny_run):
+    store = ReleaseStore(str(tiny_run.store))
+    assert store.usable() == [tiny_run.result.manifest.release]
+    assert verify(store, tiny_run.result.manifest.release) == tiny_run.result.manifest
+
+
+def test_the_model_learns_what_the_data_teach(tiny_run):
+    evaluation = tiny_run.result.evaluation
+    assert evaluation.model.hit_rate[10] > 0.6
+    assert evaluation.model.hit_rate[10] > evaluation.popularity.hit_rate[10]
+
+
+def test_no_title_is_in_the_release(tiny_run):
+    for part in Part:
+        for path in tiny_run.part(part).rglob("*"):
+            assert path.is_dir() or b"Title" not in path.read_bytes(), path
+
+
+def test_golden_histories_answer_through_model_and_exact_search(tiny_run, tower):
+    manifest = tiny_run.result.manifest
+    ids = np.load(tiny_run.part(Part.EMBEDDINGS) / ARTICLE_IDS_FILE)
+    vectors = np.load(tiny_run.part(Part.EMBEDDINGS) / ARTICLE_VECTORS_FILE)
+    assert len(manifest.golden_histories) == len(manifest.golden_queries) == 16
+    for golden, query in zip(manifest.golden_histories, manifest.golden_queries, strict=True):
+        history = np.full((1, 50), -1, np.int64)
+        history[0, : len(golden.history)] = golden.history
+        region = np.array([-1 if golden.region_id is None else golden.region_id], np.int64)
+        vector, _ = tower.user_vectors(history, region)
+        assert np.allclose(vector[0], query.vector, atol=1e-4)
+        best = ids[np.argsort(-(vectors @ vector[0]))[: len(golden.expected_article_ids)]]
+        assert np.isin(best, golden.expected_article_ids).mean() >= golden.min_overlap
+
+
+def test_popular_articles_are_counted_overall_and_for_each_region(tiny_run, arrays):
+    with np.load(tiny_run.part(Part.INDEX) / POPULAR_FILE) as popular:
+        regions, ids, views = popular["region_ids"], popular["article_ids"], popular["views"]
+    assert {array.dtype for array in (regions, ids, views)} == {np.dtype(np.int64)}
+    overall = regions == -1
+    assert overall[: overall.sum()].all()
+    assert ids[overall].tolist() == arrays.vocabulary.tolist()
+    assert views[overall].tolist() == arrays.article_views.tolist()
+    assert set(regions[~overall]) == set(arrays.region_vocabulary)
+    for region in arrays.region_vocabulary:
+        here = views[regions == region]
+        assert (np.diff(here) <= 0).all()
+        index = np.flatnonzero(arrays.region_vocabulary == region)[0] + 1
+        assert here.sum() == ((arrays.regions == index) & (arrays.articles > 0)).sum()
+
+
+def test_integer_columns_of_the_items_become_attributes(tiny_run, arrays):
+    with np.load(tiny_run.part(Part.INDEX) / ATTRIBUTES_FILE) as attributes:
+        assert set(attributes.files) == {"article_ids", "attribute:genre"}
+        ids = attributes["article_ids"]
+        assert ids.tolist() == sorted(arrays.vocabulary.tolist())
+        assert attributes["attribute:genre"].tolist() == (ids % 7).tolist()
+
+
+def test_a_release_that_exists_is_refused_before_anything_is_learnt(tiny_run, tmp_path):
+    options = RunOptions(
+        events=tiny_run.events,
+        items=None,
+        store=str(tiny_run.store),
+        workdir=tmp_path,
+        release=tiny_run.result.manifest.release,
+    )
+    with pytest.raises(StepError, match=r"^publish: .* already has release"):
+        run(options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_step_is_named_and_leaves_the_store_as_it_was(tiny_run, tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text("user_id,item_id,timestamp\nann,1,1\nann,2,2\nbob,1,1\n")
+    options = RunOptions(
+        events=events, items=None, store=str(tmp_path / "store"), workdir=tmp_path / "w", release=5
+    )
+    with pytest.raises(StepError, match=r"^preprocess: .*at least 2 are needed"):
+        run(options)
+    with pytest.raises(StepError, match=r"^collect: .*no such file"):
+        run(replace(options, events=tmp_path / "none.csv"))
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_command_ends_with_one_line_and_a_code_on_bad_events(tmp_path):
+    events = tmp_path / "events.csv"
+    events.write_text("user_id,item_id,timestamp\nann,1,1\nann,2,yesterday\n")
+    command = [sys.executable, "-m", "pipeline", "run", "--events", str(events)]
+    command += ["--store", str(tmp_path / "store"), "--workdir", str(tmp_path / "work")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines() == [
+        f"collect: {events}: line 3: timestamp is 'yesterday', it must be unix seconds or ISO 8601"
+    ]
+
+
+def test_importing_the_package_and_its_command_does_not_load_tensorflow():
+    code = "import pipeline.__main__, sys; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_report_of_a_run_names_model_and_baselines(tiny_run, tmp_path):
+    report = report_run(tiny_run.result, seconds_total=1.0)
+    figures = {figure.name: figure.value for figure in report.figures}
+    assert figures["hr_at_200"] == tiny_run.result.evaluation.model.hit_rate[200]
+    assert {"popularity_hr_at_200", "transitions_hr_at_200", "index_recall_at_200"} <= set(figures)
+    write_report(report, tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "transitions" in html
+    assert Path(tmp_path / "report.json").exists()
+
+
+def test_the_same_model_is_read_back_from_the_store(tiny_run, tower, arrays):
+    again = ServedTower(tiny_run.workdir / "staging" / f"models/user_tower/{1_700_000_000}")
+    users = np.arange(5)
+    inputs = arrays.test_histories(users), arrays.target_regions[users]
+    assert np.array_equal(again.user_vectors(*inputs)[0], tower.user_vectors(*inputs)[0])

@@ -1,0 +1,62 @@
+"""Training: what stops it, what it keeps, and the large catalogue's loss."""
+
+import numpy as np
+import pytest
+
+import pipeline.trainer
+from pipeline.errors import TrainingError
+from pipeline.options import TrainOptions
+from pipeline.train import load_tower, train
+from pipeline.trainer import choose_batch_size
+
+FAST = TrainOptions(dimension=8, hidden_units=(8,), learning_rate=1e-2, batch_size=64, max_epochs=2)
+
+
+def test_the_kept_weights_are_those_of_the_lowest_validation_loss(tiny_run):
+    trained = tiny_run.result.trained
+    losses = [each.validation_loss for each in trained.rounds]
+    assert trained.best_round.validation_loss == min(losses)
+    assert losses[0] > min(losses)
+
+
+def test_training_ends_with_its_time(tiny_run, tmp_path):
+    options = TrainOptions(dimension=8, max_train_seconds=1e-6)
+    trained = train(tiny_run.result.prepared, options, tmp_path)
+    assert len(trained.rounds) == 1
+
+
+def test_training_ends_when_validation_gets_no_better(tiny_run, tmp_path):
+    options = TrainOptions(dimension=8, learning_rate=0.5, patience=1, batch_size=64)
+    trained = train(tiny_run.result.prepared, options, tmp_path)
+    assert len(trained.rounds) < 30
+    assert trained.best_round is not trained.rounds[-1]
+
+
+def test_a_loss_that_is_no_number_is_told(tiny_run, tmp_path):
+    options = TrainOptions(dimension=8, learning_rate=1e30, batch_size=64)
+    with pytest.raises(TrainingError, match="lower the learning rate"):
+        train(tiny_run.result.prepared, options, tmp_path)
+
+
+def test_a_large_catalogue_is_learnt_by_the_sampled_softmax(tiny_run, tmp_path, monkeypatch):
+    prepared = tiny_run.result.prepared
+    full = train(prepared, FAST, tmp_path / "full")
+    monkeypatch.setattr(pipeline.trainer, "FULL_SOFTMAX_LIMIT", 10)
+    sampled = train(prepared, FAST, tmp_path / "sampled")
+    assert sampled.best_round.validation_loss == pytest.approx(
+        full.best_round.validation_loss, abs=0.3
+    )
+
+
+def test_weights_are_read_back_as_written(tiny_run, tmp_path):
+    trained = train(tiny_run.result.prepared, FAST, tmp_path)
+    with np.load(trained.weights) as stored:
+        for number, weight in enumerate(load_tower(trained).get_weights()):
+            assert np.array_equal(weight, stored[f"arr_{number}"])
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch_size"), [(2, 2), (1000, 32), (97_000, 512), (10**7, 512)]
+)
+def test_batches_grow_with_the_data(examples, batch_size):
+    assert choose_batch_size(TrainOptions(), examples) == batch_size
