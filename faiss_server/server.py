@@ -46,7 +46,7 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
         services = Services(
             register=lambda server: pb_grpc.add_FaissServiceServicer_to_server(servicer, server),
             names=(_NAME,),
-            unlimited=frozenset({f"/{_NAME}/GetStatus"}),
+            status_methods=frozenset({f"/{_NAME}/GetStatus"}),
         )
         await stack.enter_async_context(following(holder, metrics, settings.poll_seconds))
         running = await stack.enter_async_context(running_server(settings, services, registry))

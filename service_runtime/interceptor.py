@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -32,7 +32,7 @@ _EXEMPT = ("/grpc.health.", "/grpc.reflection.")
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary method of our own services.
 
-    `unlimited` names methods (`/package.Service/Method`) that are measured but never refused.
+    `status_methods` (`/package.Service/Method`) are not refused for load, but once notice is given.
     """
 
     def __init__(
@@ -41,12 +41,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         *,
         max_concurrent_calls: int,
         slow_call_seconds: float,
-        unlimited: frozenset[str] = frozenset(),
+        status_methods: frozenset[str] = frozenset(),
     ) -> None:
         self._metrics = metrics
         self._limit = max_concurrent_calls
         self._slow_call_seconds = slow_call_seconds
-        self._unlimited = unlimited
+        self._status_methods = status_methods
+        self._leaving = False
         self._calls: list[_Call] = []
         self._wrapped: dict[str, MethodHandler] = {}
 
@@ -56,6 +57,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> MethodHandler | None:
         path = handler_call_details.method
+        if self._leaving and path in self._status_methods:
+            return _REFUSE_FOR_LEAVING
         wrapped = self._wrapped.get(path)
         if wrapped is not None:
             return wrapped
@@ -72,17 +75,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             cast("UnaryHandler", handler.unary_unary),
             handler.request_deserializer,
             self._metrics.of(service, method),
-            limit=None if path in self._unlimited else self._limit,
+            limit=None if path in self._status_methods else self._limit,
             slow_call_seconds=self._slow_call_seconds,
         )
         self._calls.append(call)
         # A bound method and not a callable object: grpc looks for a coroutine function.
         return grpc.unary_unary_rpc_method_handler(call.answer, None, handler.response_serializer)
 
+    def give_notice(self) -> None:
+        """Refuse status methods from now on: this server is about to leave."""
+        self._leaving = True
+
     async def wait_until_idle(self) -> None:
         """Return once no call is being answered; health watchers do not count."""
         for call in self._calls:
             await call.idle.wait()
+
+
+async def _refuse_for_leaving(_request: bytes, context: Context) -> None:
+    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is about to end")
+
+
+_REFUSE_FOR_LEAVING: Final[MethodHandler] = grpc.unary_unary_rpc_method_handler(_refuse_for_leaving)
 
 
 class _Call:

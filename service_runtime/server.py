@@ -41,8 +41,10 @@ class Services:
     register: Callable[[grpc.aio.Server], None]
     names: tuple[str, ...]
     """Full names, for health."""
-    unlimited: frozenset[str] = frozenset()
-    """Paths (`/package.Service/Method`) of methods that are never refused for load."""
+    status_methods: frozenset[str] = frozenset()
+    """Paths (`/package.Service/Method`) by which callers learn what this server can be asked for:
+    never refused for load, and refused as soon as draining begins, so that callers go elsewhere
+    while everything else is still answered."""
     reflected: bool = True
     """Whether `names` can be described by reflection (they are in protobuf's default pool)."""
 
@@ -76,9 +78,15 @@ class RunningServer:
         for name in self._names:
             await self._health.set(name, status)
 
-    async def drain(self, grace_seconds: float) -> None:
-        """Answer NOT_SERVING for good, take no new calls, let those in flight end."""
+    async def drain(self, notice_seconds: float, grace_seconds: float) -> None:
+        """Give notice, then take no new calls, then let those in flight end.
+
+        During the notice health is NOT_SERVING and calls are still answered: callers that watch
+        health or status leave without a failed call.
+        """
+        self._interceptor.give_notice()
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(notice_seconds)
         stopped = asyncio.create_task(self._server.stop(grace_seconds))
         idle = asyncio.create_task(self._interceptor.wait_until_idle())
         await asyncio.wait({stopped, idle}, return_when=asyncio.FIRST_COMPLETED)
@@ -101,9 +109,9 @@ async def running_server(
         CallMetrics(registry),
         max_concurrent_calls=settings.max_concurrent_calls,
         slow_call_seconds=settings.slow_call_seconds,
-        unlimited=services.unlimited,
+        status_methods=services.status_methods,
     )
-    server = grpc.aio.server(interceptors=[interceptor], options=_OPTIONS)
+    server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
     services.register(server)
     with metrics_endpoint(settings.host, settings.metrics_port, registry) as metrics_port:
         port = _bind(server, settings)
@@ -120,8 +128,20 @@ async def running_server(
         try:
             yield running
         finally:
-            logger.info("draining for at most %.1f s", settings.drain_seconds)
-            await running.drain(settings.drain_seconds)
+            logger.info("draining")
+            await running.drain(settings.drain_notice_seconds, settings.drain_seconds)
+
+
+def _options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
+    # Connections end after a while (gRPC spreads it by a tenth), so that callers find replicas that
+    # were added since; calls under way on them are let finish.
+    age_ms = int(settings.max_connection_age_seconds * 1000)
+    grace_ms = int(settings.drain_seconds * 1000)
+    return (
+        *_OPTIONS,
+        ("grpc.max_connection_age_ms", age_ms),
+        ("grpc.max_connection_age_grace_ms", grace_ms),
+    )
 
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:

@@ -43,8 +43,15 @@ class ServerSettings(BaseSettings):
     default_deadline_seconds: Seconds = Field(
         default=1.0, description="Time budget of a call whose caller set no deadline."
     )
+    max_connection_age_seconds: Seconds = Field(
+        default=300.0, description="Connections are renewed this often, so that load spreads anew."
+    )
+    drain_notice_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=1.0,
+        description="After SIGTERM health is NOT_SERVING this long while calls are still taken.",
+    )
     drain_seconds: Seconds = Field(
-        default=10.0, description="How long calls in flight may go on after SIGTERM."
+        default=10.0, description="How long calls in flight may go on after the notice."
     )
 
 

@@ -87,6 +87,7 @@ async def start_recommender(shared_redis) -> AsyncIterator[StartRecommender]:
                         faiss_servers=",".join(backend.address for backend in faiss),
                         poll_seconds=0.02,
                         drain_seconds=0.5,
+                        drain_notice_seconds=0,
                         **{"redis_url": shared_redis.url, **settings},
                     )
                 )

@@ -49,12 +49,13 @@ class Servicer(pb2_grpc.RecommenderServiceServicer):
 
 
 @asynccontextmanager
-async def serving(servicer, registry=None, **settings):
+async def serving(servicer, registry=None, status_methods=frozenset(), **settings):
     services = Services(
         lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(servicer, server),
         (SERVICE,),
+        status_methods,
     )
-    chosen = Settings(**{"port": 0, "metrics_port": 0, **settings})
+    chosen = Settings(**{"port": 0, "metrics_port": 0, "drain_notice_seconds": 0, **settings})
     async with running_server(chosen, services, registry or new_registry()) as running:
         yield running
 
@@ -111,7 +112,7 @@ async def test_health_is_not_serving_until_told_and_again_while_draining():
         assert (await watched.read()).status == NOT_SERVING
         await running.set_serving(serving=True)
         assert (await watched.read()).status == SERVING
-        drained = asyncio.create_task(running.drain(5))
+        drained = asyncio.create_task(running.drain(0, 5))
         assert (await watched.read()).status == NOT_SERVING
         await drained
 
@@ -122,7 +123,7 @@ async def test_draining_answers_the_calls_in_flight_and_takes_no_new_ones():
     async with serving(servicer) as running, calling(running) as (stub, _):
         in_flight = stub.GetHistory(pb2.GetHistoryRequest())
         await servicer.entered.wait()
-        drained = asyncio.create_task(running.drain(10))
+        drained = asyncio.create_task(running.drain(0, 10))
         await asyncio.sleep(0)  # the drain begins, and has something to wait for
         assert not drained.done()
         servicer.release.set()
@@ -131,6 +132,38 @@ async def test_draining_answers_the_calls_in_flight_and_takes_no_new_ones():
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.GetHistory(pb2.GetHistoryRequest(), timeout=2)
         assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_while_notice_is_given_status_is_refused_and_other_calls_are_answered():
+    servicer = Servicer()
+    path = f"/{SERVICE}/GetCandidates"
+    async with (
+        asyncio.timeout(10),
+        serving(servicer, status_methods=frozenset({path})) as running,
+        calling(running) as (stub, health),
+    ):
+        watched = health.Watch(health_pb2.HealthCheckRequest())
+        await watched.read()
+        await running.set_serving(serving=True)
+        await watched.read()
+        drained = asyncio.create_task(running.drain(0.5, 5))
+        assert (await watched.read()).status == NOT_SERVING
+        await stub.GetHistory(pb2.GetHistoryRequest())
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetCandidates(pb2.GetCandidatesRequest())
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert not drained.done()
+        await drained
+
+
+async def test_connections_are_renewed_without_a_failed_call():
+    async with (
+        serving(Servicer(), max_connection_age_seconds=0.05) as running,
+        calling(running) as (stub, _),
+    ):
+        end = asyncio.get_running_loop().time() + 1
+        while asyncio.get_running_loop().time() < end:
+            await stub.GetHistory(pb2.GetHistoryRequest())
 
 
 async def test_calls_beyond_the_limit_are_refused_and_counted():
