@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from recommender.clients import Backend
-from service_runtime.errors import CallError
+from service_runtime.errors import BackendUnavailableError, CallError, OverloadedError
 
 __all__ = ["Fleet"]
 
@@ -15,6 +16,20 @@ logger = logging.getLogger(__name__)
 BackendT = TypeVar("BackendT", bound=Backend)
 
 _STATUS_TIMEOUT_SECONDS = 0.5
+_FAILURES_IN_A_ROW = 3
+_RETRIES_PER_CALL = 0.1
+_RETRY_BURST = 10.0
+
+
+@dataclass
+class _Member(Generic[BackendT]):
+    """An address in use; `ready` is None while it does not answer polls or its calls fail."""
+
+    backend: BackendT
+    poll: asyncio.Task[None]
+    ready: frozenset[int] | None = None
+    failures: int = 0
+    """Calls in a row that failed."""
 
 
 class Fleet(Generic[BackendT]):
@@ -40,10 +55,10 @@ class Fleet(Generic[BackendT]):
         self._on_change = on_change
         self._poll_seconds = poll_seconds
         self._resolve_seconds = resolve_seconds
-        self._members: dict[str, tuple[BackendT, asyncio.Task[None]]] = {}
-        self._ready: dict[BackendT, frozenset[int] | None] = {}  # None: does not answer
+        self._members: dict[str, _Member[BackendT]] = {}
         self._holders: Mapping[int, tuple[BackendT, ...]] = {}
         self._turn = 0
+        self._retries = _RETRY_BURST
 
     @property
     def holders(self) -> Mapping[int, tuple[BackendT, ...]]:
@@ -53,7 +68,7 @@ class Fleet(Generic[BackendT]):
     @property
     def answering(self) -> int:
         """Count the addresses that answered when last asked."""
-        return sum(ready is not None for ready in self._ready.values())
+        return sum(member.ready is not None for member in self._members.values())
 
     def pick(self, release: int, *, other_than: BackendT | None = None) -> BackendT | None:
         """Choose a holder of the release in turn; None where there is no (other) one."""
@@ -63,10 +78,37 @@ class Fleet(Generic[BackendT]):
         self._turn += 1
         return holders[self._turn % len(holders)]
 
-    def suspect(self, backend: BackendT) -> None:
-        """Leave a backend out until it has answered a poll again."""
-        if self._ready.get(backend) is not None:
-            self._learn(backend, None, "a call failed")
+    def second_chance(self, release: int, first: BackendT) -> BackendT | None:
+        """Choose another holder to try after `first`, None where there is none.
+
+        Retries are a tenth of the calls at the most: under overload, when every call is late, they
+        must not double the load.
+        """
+        return self.pick(release, other_than=first) if self._retries >= 1 else None
+
+    def retried(self) -> None:
+        """Count a retry."""
+        self._retries -= 1
+
+    def succeeded(self, backend: BackendT) -> None:
+        """Count a call that was answered."""
+        self._retries = min(_RETRY_BURST, self._retries + _RETRIES_PER_CALL)
+        member = self._members.get(backend.address)
+        if member is not None:
+            member.failures = 0
+
+    def failed(self, backend: BackendT, error: CallError) -> None:
+        """Count a call that failed; an address that is away, or hangs again and again, is left out
+        until it answers a poll: what is known to be dead costs no call and no time-out.
+        """
+        member = self._members.get(backend.address)
+        if member is None or isinstance(error, OverloadedError):
+            return
+        member.failures += 1
+        away = isinstance(error, BackendUnavailableError)
+        if away or member.failures >= _FAILURES_IN_A_ROW:
+            member.failures = 0
+            self._learn(member, None, str(error))
 
     async def run(self) -> None:
         """Follow the name until cancelled; then close all connections."""
@@ -77,8 +119,8 @@ class Fleet(Generic[BackendT]):
                     await self._follow(await self._resolved(), polls)
                     await asyncio.sleep(self._resolve_seconds)
         finally:
-            for backend, _ in self._members.values():
-                await backend.close()
+            for member in self._members.values():
+                await member.backend.close()
 
     async def _resolved(self) -> frozenset[str]:
         """Answer the addresses of now; those known before when the resolver does not answer."""
@@ -90,42 +132,41 @@ class Fleet(Generic[BackendT]):
 
     async def _follow(self, addresses: frozenset[str], polls: asyncio.TaskGroup) -> None:
         for address in addresses - self._members.keys():
-            backend = self._connect(address)
             logger.info("%s %s: new address", self._kind, address)
-            self._ready[backend] = None
-            self._members[address] = backend, polls.create_task(self._poll(backend))
+            poll = polls.create_task(self._poll(address))
+            self._members[address] = _Member(self._connect(address), poll)
         for address in self._members.keys() - addresses:
-            backend, task = self._members.pop(address)
             logger.info("%s %s: address gone", self._kind, address)
-            task.cancel()
-            del self._ready[backend]
+            member = self._members.pop(address)
+            member.poll.cancel()
             self._reckon()
-            await backend.close()
+            await member.backend.close()
 
-    async def _poll(self, backend: BackendT) -> None:
+    async def _poll(self, address: str) -> None:
         while True:
+            member = self._members[address]
             try:
-                ready = await backend.ready_releases(_STATUS_TIMEOUT_SECONDS)
+                ready = await member.backend.ready_releases(_STATUS_TIMEOUT_SECONDS)
             except CallError as error:
-                self._learn(backend, None, str(error))
+                self._learn(member, None, str(error))
             else:
-                self._learn(backend, ready, "")
+                self._learn(member, ready, "")
             await asyncio.sleep(self._poll_seconds)
 
-    def _learn(self, backend: BackendT, ready: frozenset[int] | None, why: str) -> None:
-        if backend not in self._ready or self._ready[backend] == ready:
+    def _learn(self, member: _Member[BackendT], ready: frozenset[int] | None, why: str) -> None:
+        if member.ready == ready or member.backend.address not in self._members:
             return
         if ready is None:
-            logger.warning("%s %s: out of use: %s", self._kind, backend.address, why)
+            logger.warning("%s %s: out of use: %s", self._kind, member.backend.address, why)
         else:
-            logger.info("%s %s: ready for %s", self._kind, backend.address, sorted(ready))
-        self._ready[backend] = ready
+            logger.info("%s %s: ready for %s", self._kind, member.backend.address, sorted(ready))
+        member.ready = ready
         self._reckon()
 
     def _reckon(self) -> None:
         holders: dict[int, tuple[BackendT, ...]] = {}
-        for backend, ready in self._ready.items():
-            for release in ready or ():
-                holders[release] = (*holders.get(release, ()), backend)
+        for member in self._members.values():
+            for release in member.ready or ():
+                holders[release] = (*holders.get(release, ()), member.backend)
         self._holders = holders
         self._on_change()

@@ -22,7 +22,7 @@ from recommender.fleet import Fleet
 from recommender.history import History
 from recommender.tracker import ReleaseTracker
 from service_runtime.deadlines import Deadline
-from service_runtime.errors import BackendUnavailableError, CallError, OutOfTimeError
+from service_runtime.errors import BackendUnavailableError, CallError
 from service_runtime.metrics import LATENCY_BUCKETS
 
 __all__ = ["RecommenderService"]
@@ -157,21 +157,38 @@ class RecommenderService:
         deadline: Deadline,
         call: Callable[[BackendT, float], Awaitable[AnswerT]],
     ) -> AnswerT:
-        """Call a holder of the release; after a refusal once more, at a different address."""
+        """Call a holder of the release; after a failure once more, at a different address.
+
+        Where there is another, the first gets half of the time that is left: one that hangs then
+        costs a retry and not the answer.
+        """
         first = fleet.pick(release)
         if first is None:
             raise BackendUnavailableError(f"nobody is ready for release {release}")
+        second = fleet.second_chance(release, first)
+        budget = deadline.budget()
         try:
-            return await call(first, deadline.budget())
-        except OutOfTimeError:
-            raise
-        except CallError as error:
-            if isinstance(error, BackendUnavailableError):
-                fleet.suspect(first)
-            second = fleet.pick(release, other_than=first)
+            return await self._attempt(fleet, first, budget / 2 if second else budget, call)
+        except CallError:
             if second is None:
                 raise
-        return await call(second, deadline.budget())
+        fleet.retried()
+        return await self._attempt(fleet, second, deadline.budget(), call)
+
+    async def _attempt(
+        self,
+        fleet: Fleet[BackendT],
+        backend: BackendT,
+        seconds: float,
+        call: Callable[[BackendT, float], Awaitable[AnswerT]],
+    ) -> AnswerT:
+        try:
+            answer = await call(backend, seconds)
+        except CallError as error:
+            fleet.failed(backend, error)
+            raise
+        fleet.succeeded(backend)
+        return answer
 
 
 def _excluded(query: CandidateQuery, history: Sequence[int]) -> Int64s:
