@@ -64,7 +64,10 @@ def array_of(tensor: prediction_pb2.TensorProto) -> NDArray[np.generic]:
         raise ValueError(f"no array type for {prediction_pb2.DataType.Name(tensor.dtype)}")
     dtype, field = _TYPES[tensor.dtype]
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a size in {shape} is negative")
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
     values = np.asarray(getattr(tensor, field), dtype)
-    return np.full(shape, values[0]) if values.size == 1 else values.reshape(shape)
+    # Broadcast and not filled: a few bytes may claim a shape of any size.
+    return np.broadcast_to(values, shape) if values.size == 1 else values.reshape(shape)

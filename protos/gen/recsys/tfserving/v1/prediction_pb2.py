@@ -26,7 +26,7 @@ from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recsys/tfserving/v1/prediction.proto\x12\x13recsys.tfserving.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\x83\x01\n\x10TensorShapeProto\x12\x36\n\x03\x64im\x18\x02 \x03(\x0b\x32).recsys.tfserving.v1.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xad\x02\n\x0bTensorProto\x12,\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1d.recsys.tfserving.v1.DataType\x12;\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32%.recsys.tfserving.v1.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x15\n\tfloat_val\x18\x05 \x03(\x02\x42\x02\x10\x01\x12\x16\n\ndouble_val\x18\x06 \x03(\x01\x42\x02\x10\x01\x12\x13\n\x07int_val\x18\x07 \x03(\x05\x42\x02\x10\x01\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x15\n\tint64_val\x18\n \x03(\x03\x42\x02\x10\x01\x12\x14\n\x08\x62ool_val\x18\x0b \x03(\x08\x42\x02\x10\x01\"\xed\x01\n\x0ePredictRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.recsys.tfserving.v1.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .recsys.tfserving.v1.TensorProto:\x02\x38\x01\"\xdb\x01\n\x0fPredictResponse\x12\x42\n\x07outputs\x18\x01 \x03(\x0b\x32\x31.recsys.tfserving.v1.PredictResponse.OutputsEntry\x12\x32\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .recsys.tfserving.v1.TensorProto:\x02\x38\x01\"\x85\x01\n\nTensorInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1d.recsys.tfserving.v1.DataType\x12;\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32%.recsys.tfserving.v1.TensorShapeProto\"\xc4\x02\n\x0cSignatureDef\x12=\n\x06inputs\x18\x01 \x03(\x0b\x32-.recsys.tfserving.v1.SignatureDef.InputsEntry\x12?\n\x07outputs\x18\x02 \x03(\x0b\x32..recsys.tfserving.v1.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aN\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.recsys.tfserving.v1.TensorInfo:\x02\x38\x01\x1aO\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.recsys.tfserving.v1.TensorInfo:\x02\x38\x01\"\xb8\x01\n\x0fSignatureDefMap\x12M\n\rsignature_def\x18\x01 \x03(\x0b\x32\x36.recsys.tfserving.v1.SignatureDefMap.SignatureDefEntry\x1aV\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.recsys.tfserving.v1.SignatureDef:\x02\x38\x01\"e\n\x17GetModelMetadataRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe4\x01\n\x18GetModelMetadataResponse\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x12M\n\x08metadata\x18\x02 \x03(\x0b\x32;.recsys.tfserving.v1.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"z\n\nPredictLog\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.recsys.tfserving.v1.PredictRequest\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32$.recsys.tfserving.v1.PredictResponse\"E\n\rPredictionLog\x12\x34\n\x0bpredict_log\x18\x06 \x01(\x0b\x32\x1f.recsys.tfserving.v1.PredictLog*\x98\x01\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$recsys/tfserving/v1/prediction.proto\x12\x13recsys.tfserving.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\"\x8c\x01\n\tModelSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x07version\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64ValueH\x00\x12\x17\n\rversion_label\x18\x04 \x01(\tH\x00\x12\x16\n\x0esignature_name\x18\x03 \x01(\tB\x10\n\x0eversion_choice\"\x83\x01\n\x10TensorShapeProto\x12\x36\n\x03\x64im\x18\x02 \x03(\x0b\x32).recsys.tfserving.v1.TensorShapeProto.Dim\x12\x14\n\x0cunknown_rank\x18\x03 \x01(\x08\x1a!\n\x03\x44im\x12\x0c\n\x04size\x18\x01 \x01(\x03\x12\x0c\n\x04name\x18\x02 \x01(\t\"\xad\x02\n\x0bTensorProto\x12,\n\x05\x64type\x18\x01 \x01(\x0e\x32\x1d.recsys.tfserving.v1.DataType\x12;\n\x0ctensor_shape\x18\x02 \x01(\x0b\x32%.recsys.tfserving.v1.TensorShapeProto\x12\x16\n\x0eversion_number\x18\x03 \x01(\x05\x12\x16\n\x0etensor_content\x18\x04 \x01(\x0c\x12\x15\n\tfloat_val\x18\x05 \x03(\x02\x42\x02\x10\x01\x12\x16\n\ndouble_val\x18\x06 \x03(\x01\x42\x02\x10\x01\x12\x13\n\x07int_val\x18\x07 \x03(\x05\x42\x02\x10\x01\x12\x12\n\nstring_val\x18\x08 \x03(\x0c\x12\x15\n\tint64_val\x18\n \x03(\x03\x42\x02\x10\x01\x12\x14\n\x08\x62ool_val\x18\x0b \x03(\x08\x42\x02\x10\x01\"\xed\x01\n\x0ePredictRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x12?\n\x06inputs\x18\x02 \x03(\x0b\x32/.recsys.tfserving.v1.PredictRequest.InputsEntry\x12\x15\n\routput_filter\x18\x03 \x03(\t\x1aO\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .recsys.tfserving.v1.TensorProto:\x02\x38\x01\"\xdb\x01\n\x0fPredictResponse\x12\x42\n\x07outputs\x18\x01 \x03(\x0b\x32\x31.recsys.tfserving.v1.PredictResponse.OutputsEntry\x12\x32\n\nmodel_spec\x18\x02 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x1aP\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .recsys.tfserving.v1.TensorProto:\x02\x38\x01\"\x93\x01\n\nTensorInfo\x12\x0e\n\x04name\x18\x01 \x01(\tH\x00\x12,\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1d.recsys.tfserving.v1.DataType\x12;\n\x0ctensor_shape\x18\x03 \x01(\x0b\x32%.recsys.tfserving.v1.TensorShapeProtoB\n\n\x08\x65ncoding\"\xc4\x02\n\x0cSignatureDef\x12=\n\x06inputs\x18\x01 \x03(\x0b\x32-.recsys.tfserving.v1.SignatureDef.InputsEntry\x12?\n\x07outputs\x18\x02 \x03(\x0b\x32..recsys.tfserving.v1.SignatureDef.OutputsEntry\x12\x13\n\x0bmethod_name\x18\x03 \x01(\t\x1aN\n\x0bInputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.recsys.tfserving.v1.TensorInfo:\x02\x38\x01\x1aO\n\x0cOutputsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12.\n\x05value\x18\x02 \x01(\x0b\x32\x1f.recsys.tfserving.v1.TensorInfo:\x02\x38\x01\"\xb8\x01\n\x0fSignatureDefMap\x12M\n\rsignature_def\x18\x01 \x03(\x0b\x32\x36.recsys.tfserving.v1.SignatureDefMap.SignatureDefEntry\x1aV\n\x11SignatureDefEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.recsys.tfserving.v1.SignatureDef:\x02\x38\x01\"e\n\x17GetModelMetadataRequest\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x12\x16\n\x0emetadata_field\x18\x02 \x03(\t\"\xe4\x01\n\x18GetModelMetadataResponse\x12\x32\n\nmodel_spec\x18\x01 \x01(\x0b\x32\x1e.recsys.tfserving.v1.ModelSpec\x12M\n\x08metadata\x18\x02 \x03(\x0b\x32;.recsys.tfserving.v1.GetModelMetadataResponse.MetadataEntry\x1a\x45\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12#\n\x05value\x18\x02 \x01(\x0b\x32\x14.google.protobuf.Any:\x02\x38\x01\"z\n\nPredictLog\x12\x34\n\x07request\x18\x01 \x01(\x0b\x32#.recsys.tfserving.v1.PredictRequest\x12\x36\n\x08response\x18\x02 \x01(\x0b\x32$.recsys.tfserving.v1.PredictResponse\"E\n\rPredictionLog\x12\x34\n\x0bpredict_log\x18\x06 \x01(\x0b\x32\x1f.recsys.tfserving.v1.PredictLog*\x98\x01\n\x08\x44\x61taType\x12\x0e\n\nDT_INVALID\x10\x00\x12\x0c\n\x08\x44T_FLOAT\x10\x01\x12\r\n\tDT_DOUBLE\x10\x02\x12\x0c\n\x08\x44T_INT32\x10\x03\x12\x0c\n\x08\x44T_UINT8\x10\x04\x12\x0c\n\x08\x44T_INT16\x10\x05\x12\x0b\n\x07\x44T_INT8\x10\x06\x12\r\n\tDT_STRING\x10\x07\x12\x0c\n\x08\x44T_INT64\x10\t\x12\x0b\n\x07\x44T_BOOL\x10\nb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,8 +55,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_options = b'8\001'
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._loaded_options = None
   _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=2343
-  _globals['_DATATYPE']._serialized_end=2495
+  _globals['_DATATYPE']._serialized_start=2357
+  _globals['_DATATYPE']._serialized_end=2509
   _globals['_MODELSPEC']._serialized_start=121
   _globals['_MODELSPEC']._serialized_end=261
   _globals['_TENSORSHAPEPROTO']._serialized_start=264
@@ -74,25 +74,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_start=1081
   _globals['_PREDICTRESPONSE_OUTPUTSENTRY']._serialized_end=1161
   _globals['_TENSORINFO']._serialized_start=1164
-  _globals['_TENSORINFO']._serialized_end=1297
-  _globals['_SIGNATUREDEF']._serialized_start=1300
-  _globals['_SIGNATUREDEF']._serialized_end=1624
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=1465
-  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=1543
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=1545
-  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1624
-  _globals['_SIGNATUREDEFMAP']._serialized_start=1627
-  _globals['_SIGNATUREDEFMAP']._serialized_end=1811
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1725
-  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1811
-  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1813
-  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1914
-  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1917
-  _globals['_GETMODELMETADATARESPONSE']._serialized_end=2145
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=2076
-  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=2145
-  _globals['_PREDICTLOG']._serialized_start=2147
-  _globals['_PREDICTLOG']._serialized_end=2269
-  _globals['_PREDICTIONLOG']._serialized_start=2271
-  _globals['_PREDICTIONLOG']._serialized_end=2340
+  _globals['_TENSORINFO']._serialized_end=1311
+  _globals['_SIGNATUREDEF']._serialized_start=1314
+  _globals['_SIGNATUREDEF']._serialized_end=1638
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_start=1479
+  _globals['_SIGNATUREDEF_INPUTSENTRY']._serialized_end=1557
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_start=1559
+  _globals['_SIGNATUREDEF_OUTPUTSENTRY']._serialized_end=1638
+  _globals['_SIGNATUREDEFMAP']._serialized_start=1641
+  _globals['_SIGNATUREDEFMAP']._serialized_end=1825
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_start=1739
+  _globals['_SIGNATUREDEFMAP_SIGNATUREDEFENTRY']._serialized_end=1825
+  _globals['_GETMODELMETADATAREQUEST']._serialized_start=1827
+  _globals['_GETMODELMETADATAREQUEST']._serialized_end=1928
+  _globals['_GETMODELMETADATARESPONSE']._serialized_start=1931
+  _globals['_GETMODELMETADATARESPONSE']._serialized_end=2159
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_start=2090
+  _globals['_GETMODELMETADATARESPONSE_METADATAENTRY']._serialized_end=2159
+  _globals['_PREDICTLOG']._serialized_start=2161
+  _globals['_PREDICTLOG']._serialized_end=2283
+  _globals['_PREDICTIONLOG']._serialized_start=2285
+  _globals['_PREDICTIONLOG']._serialized_end=2354
 # @@protoc_insertion_point(module_scope)

@@ -311,11 +311,13 @@ class TensorInfo(_message.Message):
         dtype: Global___DataType.ValueType = ...,
         tensor_shape: Global___TensorShapeProto | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["tensor_shape", b"tensor_shape"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "name", b"name", "tensor_shape", b"tensor_shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "tensor_shape", b"tensor_shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "encoding", b"encoding", "name", b"name", "tensor_shape", b"tensor_shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_encoding: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType_encoding: _TypeAlias = _typing.Literal["encoding", b"encoding"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_encoding) -> _WhichOneofReturnType_encoding | None: ...
 
 Global___TensorInfo: _TypeAlias = TensorInfo  # noqa: Y015
 

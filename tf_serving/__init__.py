@@ -1,0 +1,1 @@
+"""TensorFlow Serving's configuration, and a stand-in server for machines without its image."""

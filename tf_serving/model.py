@@ -1,0 +1,133 @@
+"""A SavedModel in memory.
+
+Importing this module imports TensorFlow: seconds and half a gigabyte.
+"""
+
+import gc
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+from recsys.tfserving.v1 import prediction_pb2 as pb
+from tensorflow.core.protobuf import saved_model_pb2
+
+from service_runtime.errors import OverloadedError
+from tf_serving.errors import Code, InvalidInputError, LoadError
+from tf_serving.signature import Array, Signature, TensorSpec
+from tf_serving.tensors import SUPPORTED_TYPES
+from tf_serving.warmup import replay_warmup
+
+__all__ = ["LoadedModel", "load_model", "prepare_tensorflow"]
+
+
+class LoadedModel:
+    """A SavedModel's signatures, ready to be called from any thread."""
+
+    def __init__(
+        self,
+        functions: Mapping[str, Any],
+        signatures: Mapping[str, Signature],
+        signature_def_map: bytes,
+    ) -> None:
+        self.signatures = signatures
+        self.signature_def_map = signature_def_map
+        self._functions = functions
+
+    def run(
+        self, signature_name: str, inputs: Mapping[str, Array], output_filter: Sequence[str]
+    ) -> dict[str, Array]:
+        """Compute the outputs named by the filter, or all of them where it is empty.
+
+        Raises InvalidInputError where the graph refuses the values.
+        """
+        function = self._functions[signature_name]
+        try:
+            outputs = function(**{name: tf.constant(array) for name, array in inputs.items()})
+        except tf.errors.InvalidArgumentError as error:
+            raise InvalidInputError(_reason(error)) from error
+        except tf.errors.ResourceExhaustedError as error:
+            raise OverloadedError(_reason(error)) from error
+        return {name: outputs[name].numpy() for name in output_filter or sorted(outputs)}
+
+
+def prepare_tensorflow(*, intra_op_threads: int, inter_op_threads: int) -> None:
+    """Set TensorFlow up for serving; once per process, before anything is computed."""
+    tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
+    tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
+    # A dropped model is freed by a full collection. Without TensorFlow's own objects, which stay
+    # for good, that stops calls in flight for 2 ms instead of 170.
+    gc.collect()
+    gc.freeze()
+
+
+def load_model(directory: Path) -> LoadedModel:
+    """Load a SavedModel and replay its warm-up requests.
+
+    Raises LoadError with the code that TensorFlow Serving gives.
+    """
+    signature_defs = _signature_defs(directory / "saved_model.pb")
+    try:
+        saved_model = tf.saved_model.load(str(directory))
+    except tf.errors.OpError as error:
+        raise LoadError(Code(error.error_code), error.message) from error
+    except OSError as error:
+        raise LoadError(Code.NOT_FOUND, str(error)) from error
+    functions = dict(saved_model.signatures)
+    signatures = {name: _signature_of(name, signature_defs[name]) for name in functions}
+    model = LoadedModel(functions, signatures, _signature_def_map(signature_defs))
+    replay_warmup(directory, model)
+    return model
+
+
+def _signature_defs(path: Path) -> Mapping[str, Any]:
+    try:
+        saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    except OSError as error:
+        raise LoadError(Code.NOT_FOUND, f"no SavedModel: {error}") from error
+    except DecodeError as error:
+        raise LoadError(Code.DATA_LOSS, f"{path} is not a SavedModel: {error}") from error
+    for meta_graph in saved_model.meta_graphs:
+        if "serve" in meta_graph.meta_info_def.tags:
+            return dict(meta_graph.signature_def)
+    raise LoadError(Code.NOT_FOUND, f'{path} has no graph with the tag "serve"')
+
+
+def _signature_def_map(signature_defs: Mapping[str, Any]) -> bytes:
+    # By way of bytes: what our messages leave out stays in them as unknown fields.
+    message = pb.SignatureDefMap()
+    for name, signature_def in signature_defs.items():
+        message.signature_def[name].ParseFromString(signature_def.SerializeToString())
+    return message.SerializeToString()
+
+
+def _signature_of(name: str, signature_def: Any) -> Signature:
+    outputs = {key: _spec_of(name, key, info) for key, info in signature_def.outputs.items()}
+    inputs = {key: _spec_of(name, key, info) for key, info in signature_def.inputs.items()}
+    return Signature(inputs, frozenset(outputs))
+
+
+def _spec_of(signature: str, name: str, info: Any) -> TensorSpec:
+    dtype = np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype)
+    if dtype not in SUPPORTED_TYPES:
+        raise LoadError(
+            Code.UNIMPLEMENTED,
+            f"signature {signature}, tensor {name}: {tf.as_dtype(info.dtype).name} "
+            "is not supported by the stand-in server",
+        )
+    if info.tensor_shape.unknown_rank:
+        return TensorSpec(dtype, None)
+    sizes = (dim.size for dim in info.tensor_shape.dim)
+    return TensorSpec(dtype, tuple(None if size < 0 else size for size in sizes))
+
+
+def _reason(error: Any) -> str:
+    """Cut out of TensorFlow's pages of context the line that says what is wrong."""
+    lines = str(error.message).splitlines() or [type(error).__name__]
+    for line, following in pairwise(lines):
+        if following.lstrip().startswith("[[{{node"):
+            return line.strip()
+    return lines[0]
