@@ -43,26 +43,30 @@ class BuiltIndex:
     """Mean over the queries, against exact search, with that nprobe."""
 
 
-def build_index(
+def build_index(  # noqa: PLR0913 - the last four have defaults
     vectors: NDArray[np.float32],
     ids: NDArray[np.int64],
     queries: NDArray[np.float32],
     *,
     recall_target: float = 0.99,
     k: int = 200,
+    spare: int = 0,
     seed: int = 1,
 ) -> BuiltIndex:
     """Build `IVF{lists},Flat` over vectors [n, d] and choose nprobe on queries [q, d].
 
-    The lists are trained on a uniform sample. nprobe is the smallest whose recall@k, less two
-    standard errors, reaches the target; `k` is at most n. Raises BuildError.
+    The lists are trained on a uniform sample. nprobe is the smallest whose recall@(k + spare), less
+    two standard errors, reaches the target. `spare` is how many of the nearest articles a search
+    may have to leave out, such as those already viewed: the k that follow must be found too.
+    Raises BuildError.
     """
     _check(vectors, ids, queries, recall_target, k)
     lists = list_count(len(vectors))
     index = _trained_index(vectors, lists, seed)
     index.add_with_ids(vectors, ids)
-    exact = ids[exact_top_k(vectors, queries, min(k, len(vectors)))]
-    nprobe, recall = _choose_nprobe(index, queries, exact, recall_target)
+    exact = ids[exact_top_k(vectors, queries, min(k + spare, len(vectors)))]
+    nprobe = _choose_nprobe(index, queries, exact, recall_target)
+    recall = float(_recalls(index, queries, exact[:, :k], nprobe).mean())
     index.nprobe = nprobe
     return BuiltIndex(index, f"IVF{lists},Flat", lists, nprobe, recall)
 
@@ -115,7 +119,7 @@ def _trained_index(vectors: NDArray[np.float32], lists: int, seed: int) -> Any:
 
 def _choose_nprobe(
     index: Any, queries: NDArray[np.float32], exact: NDArray[np.int64], target: float
-) -> tuple[int, float]:
+) -> int:
     """Bisect: recall does not fall when more lists are probed."""
     low, high = 1, index.nlist
     while low < high:
@@ -124,7 +128,7 @@ def _choose_nprobe(
             high = middle
         else:
             low = middle + 1
-    return low, float(_recalls(index, queries, exact, low).mean())
+    return low
 
 
 def _recalls(

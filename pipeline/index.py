@@ -12,6 +12,7 @@ from pipeline.collect import CollectedEvents
 from pipeline.export import ExportedModel, ServedTower
 from pipeline.items import read_attributes
 from pipeline.preprocess import PreparedArrays, PreparedData
+from pipeline.windows import HISTORY_LENGTH
 from releases.layout import ATTRIBUTES_FILE, INDEX_FILE, POPULAR_FILE, Part, part_path
 
 __all__ = ["IndexedArticles", "index_articles"]
@@ -58,6 +59,7 @@ def index_articles(
         exported.article_ids(),
         queries,
         recall_target=recall_target,
+        spare=HISTORY_LENGTH,
         seed=seed,
     )
     write_index(built, folder / INDEX_FILE)
@@ -71,10 +73,13 @@ def index_articles(
 def _sample_of_user_vectors(
     exported: ExportedModel, arrays: PreparedArrays, seed: int
 ) -> NDArray[np.float32]:
+    """Vectors as requests give them: with the region and, where there are any, also without."""
     users = np.random.default_rng(seed).permutation(len(arrays.targets))[:_QUERIES]
-    vectors, known = ServedTower(exported.saved_model).user_vectors(
-        arrays.served_histories(users), arrays.target_regions[users]
-    )
+    histories, regions = arrays.served_histories(users), arrays.target_regions[users]
+    if len(arrays.region_vocabulary):
+        histories = np.concatenate([histories, histories])
+        regions = np.concatenate([regions, np.full_like(regions, -1)])
+    vectors, known = ServedTower(exported.saved_model).user_vectors(histories, regions)
     return vectors[known > 0]
 
 

@@ -63,12 +63,18 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
             tf.reduce_sum(newest[..., None] * embedded, axis=1),
         ]
         if self.settings.region_count:
-            at_home = tf.cast(region > 0, tf.float32)[:, None]
-            parts.append(tf.gather(self.region, region) * at_home)
+            parts.append(self._region_embedding(region, training))
         hidden = self.dropout(tf.concat(parts, axis=1), training=training)
         for layer in self.hidden:
             hidden = self.dropout(layer(hidden), training=training)
         return self.to_vector(hidden)
+
+    def _region_embedding(self, region: tf.Tensor, training: bool) -> tf.Tensor:
+        given = tf.cast(region > 0, tf.float32)
+        if training and self.settings.region_dropout > 0:
+            chance = tf.random.uniform(tf.shape(given))
+            given *= tf.cast(chance >= self.settings.region_dropout, tf.float32)
+        return tf.gather(self.region, region) * given[:, None]
 
     def _weights(self, known: tf.Tensor, rank: tf.Tensor, training: bool) -> tf.Tensor:
         kept = tf.cast(known, tf.float32)

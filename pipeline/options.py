@@ -22,6 +22,8 @@ class TrainOptions:
     dropout: float = 0.3
     history_dropout: float = 0.3
     """Share of the views of a training history that the mean passes over."""
+    region_dropout: float = 0.3
+    """Share of the training examples whose region is hidden; requests may come without one."""
     learning_rate: float = 2e-3
     batch_size: int | None = None
     """Examples of a step; None: by the number of examples."""
@@ -42,6 +44,7 @@ class TowerSettings:
     hidden_units: tuple[int, ...]
     dropout: float
     history_dropout: float
+    region_dropout: float
 
 
 @dataclass(frozen=True)

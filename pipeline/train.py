@@ -86,5 +86,6 @@ def _new_tower(prepared: PreparedData, options: TrainOptions) -> UserTower:
             hidden_units=options.hidden_units,
             dropout=options.dropout,
             history_dropout=options.history_dropout,
+            region_dropout=options.region_dropout,
         )
     )
