@@ -14,6 +14,7 @@ from faiss_server.popular import PopularList
 from faiss_server.search import SearchQuery, SearchResult
 from faiss_server.service import ArticleVectors
 from releases.manifest import GoldenHistory, Manifest
+from releases.split import Split
 from service_runtime.errors import InvalidRequestError
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "region_of",
     "release_of",
     "search_message",
+    "split_message",
     "statuses_message",
     "vectors_message",
 ]
@@ -140,6 +142,13 @@ def statuses_message(held: Held) -> list[pb.ReleaseStatus]:
         if release not in ready
     ]
     return sorted(statuses, key=lambda status: status.release, reverse=True)
+
+
+def split_message(split: Split | None) -> pb.Split | None:
+    """Describe how the users are divided between releases."""
+    if split is None:
+        return None
+    return pb.Split(release=split.release, share=split.share, changed_at_ms=split.changed_at_ms)
 
 
 def golden_histories_message(histories: Iterable[GoldenHistory]) -> list[pb.GoldenHistory]:

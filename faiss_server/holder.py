@@ -15,6 +15,7 @@ from faiss_server.metrics import FaissServerMetrics
 from releases.checksums import OnBytes, ignore_bytes
 from releases.errors import ReleaseError
 from releases.manifest import Manifest
+from releases.split import Split
 from releases.store import Listing, ReleaseStore
 from releases.sync import Mirror
 from service_runtime.errors import BackendUnavailableError, ReleaseNotHeldError
@@ -61,6 +62,12 @@ class ReleaseHolder:
         self._refused: set[int] = set()
         self._mirror_refused: set[int] = set()
         self._settled: Listing | None = None
+        self._split: Split | None = None
+
+    @property
+    def split(self) -> Split | None:
+        """Answer how the users are divided between releases, as of the last look."""
+        return self._split
 
     @property
     def held(self) -> Held:
@@ -88,6 +95,7 @@ class ReleaseHolder:
         """
         try:
             self._follow(on_bytes)
+            self._split = self._store.split()
         except ReleaseError:
             if not self._held.ready:
                 self._take(self._mirror.local())

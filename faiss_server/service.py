@@ -15,6 +15,7 @@ from faiss_server.metrics import FaissServerMetrics
 from faiss_server.popular import PopularList
 from faiss_server.search import SearchQuery, SearchResult
 from releases.manifest import GoldenHistory
+from releases.split import Split
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import InvalidRequestError
 
@@ -82,6 +83,10 @@ class FaissService:
     def held(self) -> Held:
         """Answer what is loading and what is ready."""
         return self._holder.held
+
+    def split(self) -> Split | None:
+        """Answer how the users are divided between releases; None: they are not."""
+        return self._holder.split
 
     def golden_histories(self, release: int) -> Sequence[GoldenHistory]:
         """Answer a ready release's golden histories; none for any other."""

@@ -14,6 +14,7 @@ from faiss_server._messages import (
     region_of,
     release_of,
     search_message,
+    split_message,
     statuses_message,
     vectors_message,
 )
@@ -66,4 +67,5 @@ class FaissServicer(pb_grpc.FaissServiceServicer):
         return pb.GetStatusResponse(
             releases=statuses_message(self._service.held()),
             golden_histories=golden_histories_message(histories),
+            split=split_message(self._service.split()),
         )

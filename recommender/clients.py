@@ -15,6 +15,7 @@ from recommender.domain import (
     Ranking,
 )
 from recommender.popular import PopularArticles, PopularList
+from recommender.split import Split
 from service_runtime.channels import open_channel
 from service_runtime.errors import BackendUnavailableError
 from service_runtime.status_codes import translated_errors
@@ -25,6 +26,7 @@ __all__ = [
     "FaissClient",
     "GoldenHistory",
     "ModelClient",
+    "Status",
     "UserVectors",
     "padded_histories",
 ]
@@ -48,13 +50,21 @@ class GoldenHistory:
     min_overlap: float
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The releases that a server can be asked for now, and the split if it knows one."""
+
+    ready: frozenset[int]
+    split: Split | None = None
+
+
 class Backend(Protocol):
     """One address of a server that holds releases."""
 
     address: str
 
-    async def ready_releases(self, timeout_seconds: float) -> frozenset[int]:
-        """Answer the releases that can be asked for now."""
+    async def status(self, timeout_seconds: float) -> Status:
+        """Answer what this server can be asked for now."""
         ...
 
     async def close(self) -> None:
@@ -89,7 +99,7 @@ class ModelClient:
             response_deserializer=model_status_pb2.GetModelStatusResponse.FromString,
         )
 
-    async def ready_releases(self, timeout_seconds: float) -> frozenset[int]:
+    async def status(self, timeout_seconds: float) -> Status:
         """Answer the versions that are AVAILABLE."""
         request = model_status_pb2.GetModelStatusRequest(
             model_spec=prediction_pb2.ModelSpec(name=self._model_name)
@@ -97,9 +107,8 @@ class ModelClient:
         with translated_errors(f"model server {self.address}"):
             response = await self._status(request, timeout=timeout_seconds)
         available = model_status_pb2.ModelVersionStatus.AVAILABLE
-        return frozenset(
-            status.version for status in response.model_version_status if status.state == available
-        )
+        versions = response.model_version_status
+        return Status(frozenset(held.version for held in versions if held.state == available))
 
     async def user_vectors(
         self, release: int, histories: Int64s, regions: Int64s, timeout_seconds: float
@@ -143,14 +152,17 @@ class FaissClient:
         self._channel = open_channel(address)
         self._stub = faiss_service_pb2_grpc.FaissServiceStub(self._channel)
 
-    async def ready_releases(self, timeout_seconds: float) -> frozenset[int]:
-        """Answer the releases that are READY."""
+    async def status(self, timeout_seconds: float) -> Status:
+        """Answer the releases that are READY, and the split."""
         with translated_errors(f"faiss server {self.address}"):
             response = await self._stub.GetStatus(
                 faiss_service_pb2.GetStatusRequest(), timeout=timeout_seconds
             )
         ready = faiss_service_pb2.RELEASE_STATE_READY
-        return frozenset(held.release for held in response.releases if held.state == ready)
+        return Status(
+            frozenset(held.release for held in response.releases if held.state == ready),
+            _split(response.split) if response.HasField("split") else None,
+        )
 
     async def golden_histories(
         self, release: int, timeout_seconds: float
@@ -222,6 +234,10 @@ def _refuse_other_release(address: str, asked: int, answered: int) -> None:
         raise BackendUnavailableError(
             f"{address} answered from release {answered} instead of {asked}"
         )
+
+
+def _split(message: faiss_service_pb2.Split) -> Split:
+    return Split(message.release, message.share, message.changed_at_ms)
 
 
 def _filter_message(condition: AttributeFilter) -> faiss_service_pb2.AttributeFilter:

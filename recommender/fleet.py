@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from recommender.clients import Backend
+from recommender.split import Split
 from service_runtime.errors import BackendUnavailableError, CallError, OverloadedError
 
 __all__ = ["Fleet"]
@@ -28,6 +29,7 @@ class _Member(Generic[BackendT]):
     backend: BackendT
     poll: asyncio.Task[None]
     ready: frozenset[int] | None = None
+    split: Split | None = None
     failures: int = 0
     """Calls in a row that failed."""
 
@@ -69,6 +71,12 @@ class Fleet(Generic[BackendT]):
     def answering(self) -> int:
         """Count the addresses that answered when last asked."""
         return sum(member.ready is not None for member in self._members.values())
+
+    @property
+    def split(self) -> Split | None:
+        """Answer the split that was set last, of those that the addresses told."""
+        told = [member.split for member in self._members.values() if member.split is not None]
+        return max(told, key=lambda split: split.changed_at_ms, default=None)
 
     def pick(self, release: int, *, other_than: BackendT | None = None) -> BackendT | None:
         """Choose a holder of the release in turn; None where there is no (other) one."""
@@ -146,12 +154,18 @@ class Fleet(Generic[BackendT]):
         while True:
             member = self._members[address]
             try:
-                ready = await member.backend.ready_releases(_STATUS_TIMEOUT_SECONDS)
+                status = await member.backend.status(_STATUS_TIMEOUT_SECONDS)
             except CallError as error:
                 self._learn(member, None, str(error))
             else:
-                self._learn(member, ready, "")
+                self._learn_split(member, status.split)
+                self._learn(member, status.ready, "")
             await asyncio.sleep(self._poll_seconds)
+
+    def _learn_split(self, member: _Member[BackendT], split: Split | None) -> None:
+        if split is not None and split != member.split:
+            member.split = split
+            self._on_change()
 
     def _learn(self, member: _Member[BackendT], ready: frozenset[int] | None, why: str) -> None:
         if member.ready == ready or member.backend.address not in self._members:

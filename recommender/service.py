@@ -61,7 +61,7 @@ class RecommenderService:
         Raises BackendUnavailableError while no release was ever ready, ReleaseNotHeldError for
         a named release that is not in service, InvalidRequestError for an unknown attribute.
         """
-        pin = self._tracker.pin(query.release)
+        pin = self._tracker.pin_for(query.user_id, query.release)
         pin.popular.check(query.filters)
         stages = _Stages(self._metrics)
         history: Sequence[int] = query.recent

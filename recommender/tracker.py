@@ -12,6 +12,7 @@ from recommender.clients import FaissClient, GoldenHistory, ModelClient, padded_
 from recommender.domain import Ranking
 from recommender.fleet import Fleet
 from recommender.popular import PopularArticles
+from recommender.split import Split, release_of
 from service_runtime.errors import (
     BackendUnavailableError,
     CallError,
@@ -67,6 +68,8 @@ class ReleaseTracker:
         self._refused: set[int] = set()
         self._obstacles: dict[int, str] = {}
         self._pin: Pin | None = None
+        self._in_service: frozenset[int] = frozenset()
+        self._split: Split | None = None
         self._first_pin = asyncio.Event()
         self._gauge = Gauge(
             "recsys_release",
@@ -88,22 +91,24 @@ class ReleaseTracker:
         """Return once there is something to answer from."""
         await self._first_pin.wait()
 
-    def pin(self, release: int | None = None) -> Pin:
-        """Answer the pin, or the proof of the release asked for.
+    def pin_for(self, user_id: str, release: int | None = None) -> Pin:
+        """Answer what to answer this user from: the release named, else the split's, else the pin.
 
         Raises BackendUnavailableError while there is no pin, ReleaseNotHeldError when the named
         release is not in service.
         """
         if release is not None:
-            named = self._proven.get(release)
-            if named is None:
+            if release not in self._proven:
                 raise ReleaseNotHeldError(f"release: {release} is not in service")
-            return named
+            return self._proven[release]
         if self._pin is None:
             raise BackendUnavailableError(
                 "no release is ready on both the model server and the faiss server"
             )
-        return self._pin
+        if self._split is None:
+            return self._pin
+        chosen = release_of(user_id, self._split, self._in_service)
+        return self._pin if chosen is None else self._proven[chosen]
 
     async def run(self, models: Fleet[ModelClient], indexes: Fleet[FaissClient]) -> None:
         """Follow the fleets until cancelled."""
@@ -152,6 +157,10 @@ class ReleaseTracker:
             for release, pin in self._proven.items()
             if release in held or pin is self._pin
         }
+        self._in_service = frozenset(
+            self._proven.keys() & models.holders.keys() & indexes.holders.keys()
+        )
+        self._split = indexes.split
         chosen = choose_release(
             {r: len(models.holders.get(r, ())) for r in self._proven if r in models.holders},
             {r: len(indexes.holders.get(r, ())) for r in self._proven if r in indexes.holders},

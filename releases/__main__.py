@@ -23,6 +23,7 @@ from releases.checksums import OnBytes, ignore_bytes
 from releases.errors import ManifestError, ReleaseError
 from releases.layout import Part
 from releases.manifest import Manifest, parse_manifest
+from releases.split import read_split_argument
 from releases.store import Listing, ReleaseStore
 from releases.sync import Mirror
 from releases.watch import watch
@@ -152,6 +153,22 @@ def withdraw(release: Release, store: StoreUrl) -> None:
     """Mark a release as no longer to be used: mirrors drop it at their next look."""
     ReleaseStore(store).withdraw(release)
     print(f"release {release} is withdrawn")
+
+
+@app.command()
+def split(
+    division: Annotated[
+        str, typer.Argument(metavar="RELEASE=SHARE%", help="Such as 1700000000=10%")
+    ],
+    store: StoreUrl,
+) -> None:
+    """Give a stable share of the users a release, the others the next older one in service.
+
+    It may be set before the release is published. 100% completes a canary, `withdraw` ends it.
+    """
+    chosen = read_split_argument(division)
+    ReleaseStore(store).set_split(chosen)
+    print(f"release {chosen.release}: {chosen.share:.1%} of the users")
 
 
 @app.command()

@@ -10,6 +10,7 @@ __all__ = [
     "INDEX_FILE",
     "MANIFESTS",
     "POPULAR_FILE",
+    "SPLIT_FILE",
     "WARMUP_FILE",
     "Part",
     "manifest_path",
@@ -18,6 +19,9 @@ __all__ = [
 ]
 
 MANIFESTS: Final = "releases"
+
+SPLIT_FILE: Final = "releases/split.json"
+"""Which share of the users the newer of two releases answers; absent: all of them."""
 
 INDEX_FILE: Final = "items.faiss"
 """In `Part.INDEX`: the faiss index; its ids are article ids."""

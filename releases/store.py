@@ -14,8 +14,16 @@ from fsspec.implementations.local import LocalFileSystem
 from releases._atomic import create_file, replacing
 from releases.checksums import OnBytes, ignore_bytes, read_chunks
 from releases.errors import ManifestError, ReleaseError, ReleaseNotFoundError, StoreError
-from releases.layout import MANIFESTS, Part, manifest_path, part_path, withdrawn_path
+from releases.layout import (
+    MANIFESTS,
+    SPLIT_FILE,
+    Part,
+    manifest_path,
+    part_path,
+    withdrawn_path,
+)
 from releases.manifest import Manifest, parse_manifest
+from releases.split import Split, parse_split
 
 __all__ = ["Listing", "ReleaseStore"]
 
@@ -100,6 +108,25 @@ class ReleaseStore:
                 "which is not the file's name"
             )
         return manifest
+
+    def split(self) -> Split | None:
+        """Read the split; None where none was ever made. Raises ReleaseError when malformed."""
+        try:
+            with self._store_errors():
+                text: bytes = self._fs.cat_file(self._path(SPLIT_FILE))
+        except FileNotFoundError:
+            return None
+        return parse_split(text, self._shown(SPLIT_FILE))
+
+    def set_split(self, split: Split) -> None:
+        """Put a split in place of the one before."""
+        data = split.model_dump_json().encode()
+        with self._store_errors():
+            if self._local is None:
+                self._fs.pipe_file(self._path(SPLIT_FILE), data)
+                return
+            with replacing(self._local / SPLIT_FILE) as target:
+                target.write(data)
 
     def file_sizes(self, release: int) -> dict[str, int]:
         """Size in bytes of every file of a release, by its path relative to the store."""

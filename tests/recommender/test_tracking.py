@@ -6,9 +6,11 @@ import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recsys.faiss.v1 import faiss_service_pb2 as faiss_pb2
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
 from recommender.addresses import Target, parse_targets, resolve
+from recommender.split import Split, release_of
 from recommender.tracker import choose_release
 from tests.support.backends import ScriptedFaiss, ScriptedModel, listening, right_answer
 
@@ -82,6 +84,54 @@ async def test_lost_backends_are_noticed_and_found_again(start_recommender):
         return (await asked.candidates(recent_article_ids=[5])).source == pb2.SOURCE_PERSONALIZED
 
     await asked.until(personalized)
+
+
+@given(st.text(), st.floats(0, 1), st.floats(0, 1), st.sets(st.integers(1, 5)))
+def test_a_split_is_stable_monotonic_and_stays_within_what_is_in_service(user, less, more, held):
+    less, more = sorted((less, more))
+    chosen = {share: release_of(user, Split(3, share, 0), held) for share in (0.0, less, more, 1.0)}
+    if 3 not in held or min(held) == 3:
+        assert set(chosen.values()) == {None}
+        return
+    assert chosen[0.0] == max(release for release in held if release < 3)
+    assert chosen[1.0] == 3
+    assert chosen[more] == 3 or chosen[less] != 3  # a larger share keeps those chosen before
+
+
+def test_a_split_sends_its_share():
+    users = [f"user {number}" for number in range(20_000)]
+    chosen = [release_of(user, Split(2, 0.1, 0), {1, 2}) for user in users]
+    assert 0.09 < chosen.count(2) / len(users) < 0.11
+
+
+async def test_a_split_is_followed_and_completed(start_recommender):
+    asked = await start_recommender(
+        models=[ScriptedModel(releases=[2, 1])], faiss=[ScriptedFaiss(releases=[2, 1])]
+    )
+    await asked.until_serving()
+    users = [f"split-{number}" for number in range(60)]
+
+    async def releases() -> dict[str, int]:
+        return {
+            user: (await asked.candidates(user_id=user, recent_article_ids=[5], limit=1)).release
+            for user in users
+        }
+
+    split = faiss_pb2.Split(release=2, share=0.5, changed_at_ms=1)
+    asked.faiss.split = split
+
+    async def divided() -> bool:
+        return set((await releases()).values()) == {1, 2}
+
+    await asked.until(divided)
+    expected = {user: release_of(user, Split(2, 0.5, 1), {1, 2}) for user in users}
+    assert await releases() == expected
+    asked.faiss.split = faiss_pb2.Split(release=2, share=1.0, changed_at_ms=2)
+
+    async def completed() -> bool:
+        return set((await releases()).values()) == {2}
+
+    await asked.until(completed)
 
 
 async def test_a_server_that_starts_later_is_found(start_recommender):

@@ -127,6 +127,7 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
 
     searches: list[faiss_pb2.SearchRequest] = field(default_factory=list)
     at_most: int = 10_000
+    split: faiss_pb2.Split | None = None
 
     async def Search(self, request, context):  # noqa: N802 - the contract's name
         await self.misbehave(context)
@@ -166,6 +167,7 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
                 for release in self.releases
             ],
             golden_histories=goldens,
+            split=self.split,
         )
 
     def register(self, server: grpc.aio.Server) -> None:

@@ -400,25 +400,63 @@ class GetStatusResponse(_message.Message):
 
     RELEASES_FIELD_NUMBER: _builtins.int
     GOLDEN_HISTORIES_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleaseStatus]:
         """The releases that are loading or held, newest first."""
 
     @_builtins.property
     def golden_histories(self) -> _containers.RepeatedCompositeFieldContainer[Global___GoldenHistory]: ...
+    @_builtins.property
+    def split(self) -> Global___Split:
+        """Absent: all users get the newest release."""
+
     def __init__(
         self,
         *,
         releases: _abc.Iterable[Global___ReleaseStatus] | None = ...,
         golden_histories: _abc.Iterable[Global___GoldenHistory] | None = ...,
+        split: Global___Split | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden_histories", b"golden_histories", "releases", b"releases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden_histories", b"golden_histories", "releases", b"releases", "split", b"split"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class Split(_message.Message):
+    """A division of the users between the two releases in service, as the store says it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASE_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_MS_FIELD_NUMBER: _builtins.int
+    release: _builtins.int
+    """The release that `share` of the users get; the others get the next older one
+    in service.
+    """
+    share: _builtins.float
+    """0 to 1."""
+    changed_at_ms: _builtins.int
+    """Unix time in ms at which it was set; of two splits the later one counts."""
+    def __init__(
+        self,
+        *,
+        release: _builtins.int = ...,
+        share: _builtins.float = ...,
+        changed_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_ms", b"changed_at_ms", "release", b"release", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Split: _TypeAlias = Split  # noqa: Y015
 
 @_typing.final
 class ReleaseStatus(_message.Message):
