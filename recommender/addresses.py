@@ -5,11 +5,21 @@ than the one that serves.
 """
 
 import asyncio
+import ipaddress
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
-__all__ = ["Target", "parse_targets", "resolve"]
+import dns.asyncresolver
+import dns.exception
+
+__all__ = ["LookUp", "Target", "dns_look_up", "parse_targets", "resolve", "system_look_up"]
+
+_DNS_SECONDS = 2.0
+
+LookUp = Callable[[str], Awaitable[list[str]]]
+"""Answers the IP addresses of a host name; raises OSError naming the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +44,48 @@ def parse_targets(text: str) -> tuple[Target, ...]:
     return tuple(targets)
 
 
-async def resolve(targets: tuple[Target, ...]) -> frozenset[str]:
-    """Answer the `ip:port` of every address of every target.
-
-    Raises OSError naming the host when one cannot be resolved now.
-    """
+async def system_look_up(host: str) -> list[str]:
+    """Ask the machine's resolver."""
     loop = asyncio.get_running_loop()
+    try:
+        answers = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise OSError(f"cannot resolve {host}: {error.strerror}") from error
+    return [cast("str", address[0]) for *_, address in answers]
+
+
+def dns_look_up(server: Target) -> LookUp:
+    """Make a look-up of A records that asks one DNS server, an IP address and a port."""
+    resolver = dns.asyncresolver.Resolver(configure=False)
+    resolver.nameservers = [server.host]
+    resolver.port = server.port
+    resolver.lifetime = _DNS_SECONDS
+
+    async def look_up(host: str) -> list[str]:
+        if _is_ip_address(host):
+            return [host]
+        try:
+            answer = await resolver.resolve(host, "A", search=False)
+        except (dns.exception.DNSException, OSError) as error:
+            raise OSError(f"cannot resolve {host}: {error}") from error
+        return [record.to_text() for record in answer]
+
+    return look_up
+
+
+async def resolve(targets: tuple[Target, ...], look_up: LookUp) -> frozenset[str]:
+    """Answer the `ip:port` of every address of every target; raises OSError naming the host."""
     found: set[str] = set()
     for target in targets:
-        try:
-            answers = await loop.getaddrinfo(
-                target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-            )
-        except OSError as error:
-            raise OSError(f"cannot resolve {target.host}: {error.strerror}") from error
-        for family, *_, address in answers:
-            host, port = cast("tuple[str, int]", address[:2])
-            found.add(f"[{host}]:{port}" if family == socket.AF_INET6 else f"{host}:{port}")
+        for address in await look_up(target.host):
+            host = f"[{address}]" if ":" in address else address
+            found.add(f"{host}:{target.port}")
     return frozenset(found)
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

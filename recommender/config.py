@@ -1,5 +1,6 @@
 """Settings of the recommender, `RECOMMENDER_*`."""
 
+import ipaddress
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -35,6 +36,10 @@ class RecommenderSettings(ServerSettings):
         default="127.0.0.1:50052",
         description="host:port of the faiss servers; every address is used. Comma-separated.",
     )
+    dns_server: str | None = Field(
+        default=None,
+        description="ip:port of the DNS server to ask for A records; default: the machine's way.",
+    )
     resolve_seconds: Seconds = Field(default=3.0, description="How often names are resolved anew.")
     poll_seconds: Seconds = Field(
         default=0.25, description="How often each address is asked which releases it holds."
@@ -44,8 +49,17 @@ class RecommenderSettings(ServerSettings):
         description="Share of the caller's deadline kept back from backends for answering.",
     )
 
-    @field_validator("model_servers", "faiss_servers")
+    @field_validator("model_servers", "faiss_servers", "dns_server")
     @classmethod
-    def _targets_parse(cls, value: str) -> str:
-        parse_targets(value)
+    def _targets_parse(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_targets(value)
+        return value
+
+    @field_validator("dns_server")
+    @classmethod
+    def _one_ip_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            (server,) = parse_targets(value)
+            ipaddress.ip_address(server.host)
         return value

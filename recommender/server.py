@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
-from recommender.addresses import parse_targets, resolve
+from recommender.addresses import LookUp, dns_look_up, parse_targets, resolve, system_look_up
 from recommender.clients import FaissClient, ModelClient
 from recommender.config import RecommenderSettings
 from recommender.fleet import Fleet
@@ -88,9 +88,12 @@ def _fleets(
 ) -> tuple[Fleet[ModelClient], Fleet[FaissClient]]:
     model_targets = parse_targets(settings.model_servers)
     faiss_targets = parse_targets(settings.faiss_servers)
+    look_up: LookUp = system_look_up
+    if settings.dns_server is not None:
+        look_up = dns_look_up(*parse_targets(settings.dns_server))
     models = Fleet(
         "model server",
-        lambda: resolve(model_targets),
+        lambda: resolve(model_targets, look_up),
         lambda address: ModelClient(address, settings.model_name),
         tracker.notice,
         poll_seconds=settings.poll_seconds,
@@ -98,7 +101,7 @@ def _fleets(
     )
     indexes = Fleet(
         "faiss server",
-        lambda: resolve(faiss_targets),
+        lambda: resolve(faiss_targets, look_up),
         FaissClient,
         tracker.notice,
         poll_seconds=settings.poll_seconds,

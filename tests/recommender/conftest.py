@@ -36,7 +36,7 @@ class Asked:
 
     channel: grpc.aio.Channel
     model: ScriptedModel
-    faiss: ScriptedFaiss
+    faiss: ScriptedFaiss | None
     metrics_port: int
 
     def __post_init__(self) -> None:
@@ -84,18 +84,23 @@ async def start_recommender(shared_redis) -> AsyncIterator[StartRecommender]:
                         port=0,
                         metrics_port=0,
                         model_servers=",".join(backend.address for backend in models),
-                        faiss_servers=",".join(backend.address for backend in faiss),
                         poll_seconds=0.02,
                         drain_seconds=0.5,
                         drain_notice_seconds=0,
-                        **{"redis_url": shared_redis.url, **settings},
+                        **{
+                            "redis_url": shared_redis.url,
+                            "faiss_servers": ",".join(backend.address for backend in faiss),
+                            **settings,
+                        },
                     )
                 )
             )
             channel = await stack.enter_async_context(
                 grpc.aio.insecure_channel(f"127.0.0.1:{recommender.server.port}")
             )
-            return Asked(channel, models[0], faiss[0], recommender.server.metrics_port)
+            return Asked(
+                channel, models[0], faiss[0] if faiss else None, recommender.server.metrics_port
+            )
 
         yield start
 

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from recsys.faiss.v1 import faiss_service_pb2 as faiss_pb2
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
-from recommender.addresses import Target, parse_targets, resolve
+from recommender.addresses import Target, parse_targets, resolve, system_look_up
 from recommender.split import Split, release_of
 from recommender.tracker import choose_release
 from tests.support.backends import ScriptedFaiss, ScriptedModel, listening, right_answer
+from tests.support.dns import dns_server
 
 holders = st.dictionaries(st.integers(1, 6), st.integers(1, 3), max_size=4)
 
@@ -155,6 +156,47 @@ def test_targets_are_host_and_port():
 
 
 async def test_names_become_addresses():
-    assert "127.0.0.1:5" in await resolve(parse_targets("localhost:5"))
+    assert "127.0.0.1:5" in await resolve(parse_targets("localhost:5"), system_look_up)
     with pytest.raises(OSError, match=r"no\.such\.host\.invalid"):
-        await resolve(parse_targets("no.such.host.invalid:5"))
+        await resolve(parse_targets("no.such.host.invalid:5"), system_look_up)
+
+
+async def test_backends_come_and_go_with_their_dns_records(start_recommender):
+    """Two servers on one port of two loopback addresses, behind one name."""
+    first, second = ScriptedFaiss(), ScriptedFaiss(host="127.0.0.2")
+    async with dns_server({"faiss.test": ["127.0.0.1"]}) as (dns, records), listening(first):
+        second.port = first.port
+        async with listening(second):
+            asked = await start_recommender(
+                models=[ScriptedModel()],
+                faiss=[],
+                faiss_servers=f"faiss.test:{first.port}",
+                dns_server=dns,
+                resolve_seconds=0.02,
+            )
+            await asked.until_serving()
+            first.searches.clear()
+            await asked.candidates(recent_article_ids=[5])
+            assert (len(first.searches), len(second.searches)) == (1, 0)
+
+            async def only_the_second_is_asked() -> bool:
+                first.searches.clear()
+                second.searches.clear()
+                await asked.candidates(recent_article_ids=[5])
+                await asked.candidates(recent_article_ids=[5])
+                return (len(first.searches), len(second.searches)) == (0, 2)
+
+            records["faiss.test"] = ["127.0.0.1", "127.0.0.2"]
+            await asked.until(lambda: is_asked(asked, second))
+            records["faiss.test"] = ["127.0.0.2"]
+            await asked.until(only_the_second_is_asked)
+            del records["faiss.test"]  # a resolver that fails takes nothing away
+            await asyncio.sleep(0.1)
+            assert await only_the_second_is_asked()
+
+
+async def is_asked(asked, server) -> bool:
+    server.searches.clear()
+    await asked.candidates(recent_article_ids=[5])
+    await asked.candidates(recent_article_ids=[5])
+    return bool(server.searches)

@@ -37,6 +37,7 @@ class ScriptedBackend:
     """Everything a test may change while the server runs."""
 
     releases: list[int] = field(default_factory=lambda: [1])
+    host: str = "127.0.0.1"
     port: int = 0
     calls: int = 0
     refuse: grpc.StatusCode | None = None
@@ -46,7 +47,7 @@ class ScriptedBackend:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def register(self, server: grpc.aio.Server) -> None:
         raise AssertionError("each kind registers its own methods")
@@ -194,7 +195,7 @@ async def listening(*backends: ScriptedBackend) -> AsyncIterator[None]:
     for backend in backends:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         backend.register(server)
-        backend.port = server.add_insecure_port(f"127.0.0.1:{backend.port}")
+        backend.port = server.add_insecure_port(backend.address)
         await server.start()
         servers.append(server)
     try:
