@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -78,9 +79,9 @@ class Fleet(Generic[BackendT]):
         told = [member.split for member in self._members.values() if member.split is not None]
         return max(told, key=lambda split: split.changed_at_ms, default=None)
 
-    def pick(self, release: int, *, other_than: BackendT | None = None) -> BackendT | None:
-        """Choose a holder of the release in turn; None where there is no (other) one."""
-        holders = [held for held in self._holders.get(release, ()) if held is not other_than]
+    def pick(self, release: int) -> BackendT | None:
+        """Choose a holder of the release, each in turn; None where there is none."""
+        holders = self._holders.get(release)
         if not holders:
             return None
         self._turn += 1
@@ -92,7 +93,9 @@ class Fleet(Generic[BackendT]):
         Retries are a tenth of the calls at the most: under overload, when every call is late, they
         must not double the load.
         """
-        return self.pick(release, other_than=first) if self._retries >= 1 else None
+        others = [held for held in self._holders.get(release, ()) if held is not first]
+        # Not by turns: a call that looks for a second would take the turn of the next one's first.
+        return random.choice(others) if others and self._retries >= 1 else None  # noqa: S311
 
     def retried(self) -> None:
         """Count a retry."""

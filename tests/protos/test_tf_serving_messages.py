@@ -121,6 +121,8 @@ _SCALARS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_DOUBLE: st.floats(allow_nan=False),
     FieldDescriptor.TYPE_FLOAT: st.floats(width=32, allow_nan=False),
     FieldDescriptor.TYPE_INT32: _INT32,
+    FieldDescriptor.TYPE_SINT32: _INT32,
+    FieldDescriptor.TYPE_SINT64: _INT64,
     FieldDescriptor.TYPE_INT64: _INT64,
     FieldDescriptor.TYPE_STRING: st.text(max_size=5),
     FieldDescriptor.TYPE_UINT32: _UINT32,

@@ -171,6 +171,21 @@ async def test_a_refusal_is_retried_once_on_another_address(start_recommender):
     await asked.until(reached)
 
 
+async def test_the_addresses_of_a_backend_take_turns(start_recommender):
+    models, indexes = [ScriptedModel(), ScriptedModel()], [ScriptedFaiss(), ScriptedFaiss()]
+    asked = await start_recommender(models=models, faiss=indexes)
+    await asked.until_serving()
+
+    async def all_are_asked() -> bool:
+        for backend in (*models, *indexes):
+            backend.calls = 0
+        for _ in range(10):
+            await asked.candidates(recent_article_ids=[1])
+        return [backend.calls for backend in (*models, *indexes)] == [5, 5, 5, 5]
+
+    await asked.until(all_are_asked)
+
+
 async def test_a_named_release_is_answered_from_or_refused(start_recommender):
     asked = await start_recommender(
         models=[ScriptedModel(releases=[2, 1])], faiss=[ScriptedFaiss(releases=[2, 1])]
