@@ -1,14 +1,11 @@
 """The model server and the faiss server, one object for each address."""
 
-from dataclasses import dataclass
-from typing import Protocol
-
 import numpy as np
 from recsys.faiss.v1 import faiss_service_pb2, faiss_service_pb2_grpc
 from recsys.tfserving.v1 import model_status_pb2, prediction_pb2
 
+from recommender.backends import GoldenHistory, Status, UserVectors
 from recommender.domain import (
-    HISTORY_LENGTH,
     AttributeFilter,
     Float32s,
     Int64s,
@@ -21,64 +18,7 @@ from service_runtime.errors import BackendUnavailableError
 from service_runtime.status_codes import translated_errors
 from service_runtime.tf_serving_api import GET_MODEL_STATUS, PREDICT, array_of, tensor_of
 
-__all__ = [
-    "Backend",
-    "FaissClient",
-    "GoldenHistory",
-    "ModelClient",
-    "Status",
-    "UserVectors",
-    "padded_histories",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class UserVectors:
-    """float32[B, D], and int32[B]: how many articles of each history the model knows."""
-
-    vectors: Float32s
-    known: np.ndarray[tuple[int, ...], np.dtype[np.int32]]
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenHistory:
-    """A history, and what the release's model and index must answer to it."""
-
-    history: tuple[int, ...]
-    region_id: int | None
-    expected: Int64s
-    min_overlap: float
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """The releases that a server can be asked for now, and the split if it knows one."""
-
-    ready: frozenset[int]
-    split: Split | None = None
-
-
-class Backend(Protocol):
-    """One address of a server that holds releases."""
-
-    address: str
-
-    async def status(self, timeout_seconds: float) -> Status:
-        """Answer what this server can be asked for now."""
-        ...
-
-    async def close(self) -> None:
-        """Give the connection up."""
-        ...
-
-
-def padded_histories(histories: list[list[int]]) -> Int64s:
-    """Lay histories out as the model takes them: int64[B, 50], newest first, -1 where none."""
-    padded = np.full((len(histories), HISTORY_LENGTH), -1, np.int64)
-    for row, history in zip(padded, histories, strict=True):
-        recent = history[:HISTORY_LENGTH]
-        row[: len(recent)] = recent
-    return padded
+__all__ = ["FaissClient", "ModelClient"]
 
 
 class ModelClient:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from recommender.clients import Backend
+from recommender.backends import Backend
 from recommender.split import Split
 from service_runtime.errors import BackendUnavailableError, CallError, OverloadedError
 

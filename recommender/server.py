@@ -9,6 +9,7 @@ from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
 from recommender.addresses import LookUp, dns_look_up, parse_targets, resolve, system_look_up
+from recommender.backends import Retriever, UserTower
 from recommender.clients import FaissClient, ModelClient
 from recommender.config import RecommenderSettings
 from recommender.fleet import Fleet
@@ -85,13 +86,13 @@ def _history(settings: RecommenderSettings, stack: AsyncExitStack) -> RedisHisto
 
 def _fleets(
     settings: RecommenderSettings, tracker: ReleaseTracker
-) -> tuple[Fleet[ModelClient], Fleet[FaissClient]]:
+) -> tuple[Fleet[UserTower], Fleet[Retriever]]:
     model_targets = parse_targets(settings.model_servers)
     faiss_targets = parse_targets(settings.faiss_servers)
     look_up: LookUp = system_look_up
     if settings.dns_server is not None:
         look_up = dns_look_up(*parse_targets(settings.dns_server))
-    models = Fleet(
+    models: Fleet[UserTower] = Fleet(
         "model server",
         lambda: resolve(model_targets, look_up),
         lambda address: ModelClient(address, settings.model_name),
@@ -99,7 +100,7 @@ def _fleets(
         poll_seconds=settings.poll_seconds,
         resolve_seconds=settings.resolve_seconds,
     )
-    indexes = Fleet(
+    indexes: Fleet[Retriever] = Fleet(
         "faiss server",
         lambda: resolve(faiss_targets, look_up),
         FaissClient,

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from recommender.clients import Backend, FaissClient, ModelClient, UserVectors, padded_histories
+from recommender.backends import Backend, Retriever, UserTower, UserVectors, padded_histories
 from recommender.domain import (
     CandidateQuery,
     Candidates,
@@ -44,8 +44,8 @@ class RecommenderService:
     def __init__(
         self,
         history: History,
-        models: Fleet[ModelClient],
-        indexes: Fleet[FaissClient],
+        models: Fleet[UserTower],
+        indexes: Fleet[Retriever],
         tracker: ReleaseTracker,
         registry: CollectorRegistry,
     ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from recommender.clients import FaissClient, GoldenHistory, ModelClient, padded_histories
+from recommender.backends import GoldenHistory, Retriever, UserTower, padded_histories
 from recommender.domain import Ranking
 from recommender.fleet import Fleet
 from recommender.popular import PopularArticles
@@ -110,7 +110,7 @@ class ReleaseTracker:
         chosen = release_of(user_id, self._split, self._in_service)
         return self._pin if chosen is None else self._proven[chosen]
 
-    async def run(self, models: Fleet[ModelClient], indexes: Fleet[FaissClient]) -> None:
+    async def run(self, models: Fleet[UserTower], indexes: Fleet[Retriever]) -> None:
         """Follow the fleets until cancelled."""
         while True:
             await self._changed.wait()
@@ -121,7 +121,7 @@ class ReleaseTracker:
             self._repin(models, indexes)
 
     async def _prove(
-        self, release: int, models: Fleet[ModelClient], indexes: Fleet[FaissClient]
+        self, release: int, models: Fleet[UserTower], indexes: Fleet[Retriever]
     ) -> None:
         model, index = models.pick(release), indexes.pick(release)
         if model is None or index is None:
@@ -148,7 +148,7 @@ class ReleaseTracker:
             logger.warning("release %d: cannot be proven yet: %s", release, why)
             self._obstacles[release] = why
 
-    def _repin(self, models: Fleet[ModelClient], indexes: Fleet[FaissClient]) -> None:
+    def _repin(self, models: Fleet[UserTower], indexes: Fleet[Retriever]) -> None:
         held = models.holders.keys() | indexes.holders.keys()
         self._refused &= held
         self._obstacles = {r: why for r, why in self._obstacles.items() if r in held}
@@ -176,7 +176,7 @@ class ReleaseTracker:
 
 
 async def _replay(
-    release: int, goldens: Sequence[GoldenHistory], model: ModelClient, index: FaissClient
+    release: int, goldens: Sequence[GoldenHistory], model: UserTower, index: Retriever
 ) -> list[Ranking]:
     if not goldens:
         return []
