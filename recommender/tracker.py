@@ -91,6 +91,11 @@ class ReleaseTracker:
         """Return once there is something to answer from."""
         await self._first_pin.wait()
 
+    @property
+    def current(self) -> Pin | None:
+        """Answer what a user of no split is answered from; None while there is nothing."""
+        return self._pin
+
     def pin_for(self, user_id: str, release: int | None = None) -> Pin:
         """Answer what to answer this user from: the release named, else the split's, else the pin.
 
