@@ -56,8 +56,8 @@ class Backend(Protocol):
         """Answer what this server can be asked for now."""
         ...
 
-    async def close(self) -> None:
-        """Give the connection up."""
+    async def close(self, grace_seconds: float) -> None:
+        """Give the connection up; calls under way may go on for `grace_seconds`."""
         ...
 
 

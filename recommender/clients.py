@@ -75,13 +75,14 @@ class ModelClient:
             raise BackendUnavailableError(
                 f"model server {self.address}: unusable answer: {error}"
             ) from error
-        if vectors.ndim != 2 or len(vectors) != rows or not np.isfinite(vectors).all():
+        shaped = vectors.ndim == 2 and len(vectors) == rows and known.shape == (rows,)
+        if not shaped or not np.isfinite(vectors).all():
             raise BackendUnavailableError(f"model server {self.address}: unusable user vector")
         return UserVectors(vectors, known)
 
-    async def close(self) -> None:
-        """Give the connection up."""
-        await self._channel.close()
+    async def close(self, grace_seconds: float) -> None:
+        """Give the connection up; calls under way may go on for `grace_seconds`."""
+        await self._channel.close(grace_seconds)
 
 
 class FaissClient:
@@ -131,12 +132,10 @@ class FaissClient:
                 timeout=timeout_seconds,
             )
         _refuse_other_release(self.address, release, response.release)
-        if not response.lists or response.lists[0].HasField("region_id"):
-            raise BackendUnavailableError(f"faiss server {self.address}: no overall popular list")
-        return PopularArticles(
-            _popular_list(response.lists[0]),
-            {popular.region_id: _popular_list(popular) for popular in response.lists[1:]},
-        )
+        try:
+            return _popular_articles(response)
+        except ValueError as error:
+            raise self._unusable(error) from error
 
     async def search(
         self,
@@ -162,11 +161,17 @@ class FaissClient:
         with translated_errors(f"faiss server {self.address}"):
             response = await self._stub.Search(request, timeout=timeout_seconds)
         _refuse_other_release(self.address, release, response.release)
-        return _rankings(response)
+        try:
+            return _rankings(response, len(vectors))
+        except ValueError as error:
+            raise self._unusable(error) from error
 
-    async def close(self) -> None:
-        """Give the connection up."""
-        await self._channel.close()
+    def _unusable(self, why: ValueError) -> BackendUnavailableError:
+        return BackendUnavailableError(f"faiss server {self.address}: unusable answer: {why}")
+
+    async def close(self, grace_seconds: float) -> None:
+        """Give the connection up; calls under way may go on for `grace_seconds`."""
+        await self._channel.close(grace_seconds)
 
 
 def _refuse_other_release(address: str, asked: int, answered: int) -> None:
@@ -191,17 +196,32 @@ def _filter_message(condition: AttributeFilter) -> faiss_service_pb2.AttributeFi
     )
 
 
+def _popular_articles(response: faiss_service_pb2.GetPopularResponse) -> PopularArticles:
+    if not response.lists or response.lists[0].HasField("region_id"):
+        raise ValueError("there is no overall list")
+    overall, *regional = response.lists
+    by_region = {popular.region_id: _popular_list(popular) for popular in regional}
+    return PopularArticles(_popular_list(overall), by_region)
+
+
 def _popular_list(message: faiss_service_pb2.PopularList) -> PopularList:
-    return PopularList(
+    popular = PopularList(
         np.frombuffer(message.ids, "<i8"),
         np.frombuffer(message.views, "<f4"),
         {column.attribute: np.frombuffer(column.values, "<i8") for column in message.attributes},
     )
+    if any(
+        column.size != popular.ids.size for column in (popular.views, *popular.attributes.values())
+    ):
+        raise ValueError("columns of a popular list differ in length")
+    return popular
 
 
-def _rankings(response: faiss_service_pb2.SearchResponse) -> list[Ranking]:
+def _rankings(response: faiss_service_pb2.SearchResponse, rows: int) -> list[Ranking]:
     ids = np.frombuffer(response.ids, "<i8")
     scores = np.frombuffer(response.scores, "<f4")
+    if len(response.counts) != rows or not sum(response.counts) == ids.size == scores.size:
+        raise ValueError("counts, ids and scores do not agree")
     rankings, start = [], 0
     for count in response.counts:
         rankings.append(Ranking(ids[start : start + count], scores[start : start + count]))

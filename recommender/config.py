@@ -23,7 +23,8 @@ class RecommenderSettings(ServerSettings):
         default="redis://127.0.0.1:6379/0", description="redis://, rediss:// or unix://."
     )
     history_ttl_seconds: Annotated[int, Field(ge=1)] = Field(
-        default=90 * 24 * 3600, description="A history expires this long after its last view."
+        default=90 * 24 * 3600,
+        description="A history expires this long after the last RecordViews for it.",
     )
     model_servers: str = Field(
         default="127.0.0.1:8500",

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from recommender.backends import Backend
 from recommender.split import Split
-from service_runtime.errors import BackendUnavailableError, CallError, OverloadedError
+from service_runtime.errors import BackendUnavailableError, CallError, OutOfTimeError
 
 __all__ = ["Fleet"]
 
@@ -19,6 +19,7 @@ BackendT = TypeVar("BackendT", bound=Backend)
 
 _STATUS_TIMEOUT_SECONDS = 0.5
 _FAILURES_IN_A_ROW = 3
+_CLOSE_SECONDS = 5.0
 _RETRIES_PER_CALL = 0.1
 _RETRY_BURST = 10.0
 
@@ -32,7 +33,7 @@ class _Member(Generic[BackendT]):
     ready: frozenset[int] | None = None
     split: Split | None = None
     failures: int = 0
-    """Calls in a row that failed."""
+    """Calls in a row that timed out."""
 
 
 class Fleet(Generic[BackendT]):
@@ -109,17 +110,22 @@ class Fleet(Generic[BackendT]):
             member.failures = 0
 
     def failed(self, backend: BackendT, error: CallError) -> None:
-        """Count a call that failed; an address that is away, or hangs again and again, is left out
-        until it answers a poll: what is known to be dead costs no call and no time-out.
+        """Count a call that failed; an address that is away is left out until it answers a poll,
+        so is one that hangs again and again: what is known to be dead costs no call and no wait.
+
+        Time-outs never take the last address away: they may say more about the caller's deadline
+        than about the server, and other callers have longer ones.
         """
         member = self._members.get(backend.address)
-        if member is None or isinstance(error, OverloadedError):
+        if member is None:
             return
-        member.failures += 1
-        away = isinstance(error, BackendUnavailableError)
-        if away or member.failures >= _FAILURES_IN_A_ROW:
-            member.failures = 0
+        if isinstance(error, BackendUnavailableError):
             self._learn(member, None, str(error))
+        elif isinstance(error, OutOfTimeError):
+            member.failures += 1
+            if member.failures >= _FAILURES_IN_A_ROW and self.answering > 1:
+                member.failures = 0
+                self._learn(member, None, str(error))
 
     async def run(self) -> None:
         """Follow the name until cancelled; then close all connections."""
@@ -131,7 +137,7 @@ class Fleet(Generic[BackendT]):
                     await asyncio.sleep(self._resolve_seconds)
         finally:
             for member in self._members.values():
-                await member.backend.close()
+                await member.backend.close(0)
 
     async def _resolved(self) -> frozenset[str]:
         """Answer the addresses of now; those known before when the resolver does not answer."""
@@ -151,7 +157,8 @@ class Fleet(Generic[BackendT]):
             member = self._members.pop(address)
             member.poll.cancel()
             self._reckon()
-            await member.backend.close()
+            # Calls under way are let finish; nobody is to wait for that.
+            polls.create_task(member.backend.close(_CLOSE_SECONDS))
 
     async def _poll(self, address: str) -> None:
         while True:

@@ -7,18 +7,23 @@ HISTORY_LENGTH members and expires.
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol, cast
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final, Protocol, cast
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from recommender.breaker import CircuitBreaker
 from recommender.domain import HISTORY_LENGTH, View
 from service_runtime.errors import BackendUnavailableError
 
 __all__ = ["History", "RedisHistory", "connect_redis"]
+
+
+_MAX_CONNECTIONS: Final = 64
+_FAIR_SECONDS: Final = 0.005
 
 
 class History(Protocol):
@@ -41,14 +46,17 @@ def connect_redis(url: str) -> "redis.asyncio.Redis":
     """Make a client; it connects at the first command.
 
     Raises ValueError for a malformed URL. Commands are not retried by the client: the deadline
-    of the call decides, and a lost Redis steps the answer down.
+    of the call decides, and a lost Redis steps the answer down. When all connections are busy a
+    command waits for one, within its call's deadline.
     """
-    return redis.asyncio.Redis.from_url(
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=None,
         socket_connect_timeout=0.5,
         retry=Retry(NoBackoff(), 0),
-        max_connections=128,
     )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 class RedisHistory:
@@ -57,17 +65,18 @@ class RedisHistory:
     def __init__(self, client: "redis.asyncio.Redis", ttl_seconds: int) -> None:
         self._client = client
         self._ttl_ms = ttl_seconds * 1000
+        self._breaker = CircuitBreaker("history", threshold=5, open_seconds=0.25)
 
     async def article_ids(self, user_id: str, timeout_seconds: float) -> list[int]:
         """Answer the articles viewed, newest first."""
-        with _redis_errors():
+        with _redis_errors(), self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
                 members = await self._client.zrange(_key(user_id), 0, HISTORY_LENGTH - 1, desc=True)
         return [int(cast("bytes", member)) for member in members]
 
     async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
         """Answer the views, newest first."""
-        with _redis_errors():
+        with _redis_errors(), self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
                 members = await self._client.zrange(
                     _key(user_id), 0, HISTORY_LENGTH - 1, desc=True, withscores=True
@@ -82,12 +91,16 @@ class RedisHistory:
             at = newest.get(view.article_id, view.viewed_at_ms)
             newest[view.article_id] = max(at, view.viewed_at_ms)
         key = _key(user_id)
-        with _redis_errors():
+        with _redis_errors(), self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds), self._client.pipeline() as transaction:
                 transaction.zadd(key, {str(id_): at for id_, at in newest.items()}, gt=True)
                 transaction.zremrangebyrank(key, 0, -HISTORY_LENGTH - 1)
                 transaction.pexpire(key, self._ttl_ms)
                 await transaction.execute()
+
+    def _guard(self, timeout_seconds: float) -> AbstractContextManager[None]:
+        # So short a time-out says nothing about Redis, and must not close it to other callers.
+        return self._breaker if timeout_seconds >= _FAIR_SECONDS else nullcontext()
 
 
 def _key(user_id: str) -> str:

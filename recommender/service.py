@@ -165,11 +165,12 @@ class RecommenderService:
         first = fleet.pick(release)
         if first is None:
             raise BackendUnavailableError(f"nobody is ready for release {release}")
-        second = fleet.second_chance(release, first)
+        spare = fleet.second_chance(release, first) is not None
         budget = deadline.budget()
         try:
-            return await self._attempt(fleet, first, budget / 2 if second else budget, call)
+            return await self._attempt(fleet, first, budget / 2 if spare else budget, call)
         except CallError:
+            second = fleet.second_chance(release, first)  # anew: the fleet may have changed
             if second is None:
                 raise
         fleet.retried()

@@ -23,7 +23,7 @@ __all__ = ["Pin", "ReleaseTracker", "choose_release"]
 
 logger = logging.getLogger(__name__)
 
-_VERIFY_TIMEOUT_SECONDS = 5.0
+_PROOF_SECONDS = 5.0
 _RETRY_SECONDS = 0.25
 
 
@@ -66,6 +66,7 @@ class ReleaseTracker:
         self._changed = asyncio.Event()
         self._proven: dict[int, Pin] = {}
         self._refused: set[int] = set()
+        self._being_proven: set[int] = set()
         self._obstacles: dict[int, str] = {}
         self._pin: Pin | None = None
         self._in_service: frozenset[int] = frozenset()
@@ -103,7 +104,7 @@ class ReleaseTracker:
         release is not in service.
         """
         if release is not None:
-            if release not in self._proven:
+            if release not in self._in_service:
                 raise ReleaseNotHeldError(f"release: {release} is not in service")
             return self._proven[release]
         if self._pin is None:
@@ -117,28 +118,39 @@ class ReleaseTracker:
 
     async def run(self, models: Fleet[UserTower], indexes: Fleet[Retriever]) -> None:
         """Follow the fleets until cancelled."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            common = models.holders.keys() & indexes.holders.keys()
-            for release in sorted(common - self._proven.keys() - self._refused, reverse=True):
-                await self._prove(release, models, indexes)
-            self._repin(models, indexes)
+        async with asyncio.TaskGroup() as proofs:
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                self._repin(models, indexes)
+                common = models.holders.keys() & indexes.holders.keys()
+                known = self._proven.keys() | self._refused | self._being_proven
+                # Beside this loop: a proof that hangs must not keep others from being pinned.
+                for release in common - known:
+                    self._being_proven.add(release)
+                    proofs.create_task(self._prove(release, models, indexes))
 
     async def _prove(
         self, release: int, models: Fleet[UserTower], indexes: Fleet[Retriever]
     ) -> None:
-        model, index = models.pick(release), indexes.pick(release)
+        try:
+            async with asyncio.timeout(_PROOF_SECONDS):
+                await self._try_to_prove(release, models.pick(release), indexes.pick(release))
+        except (CallError, TimeoutError) as error:
+            self._report_obstacle(release, str(error) or "no answer in time")
+            await asyncio.sleep(_RETRY_SECONDS)
+        finally:
+            self._being_proven.discard(release)
+            self._changed.set()
+
+    async def _try_to_prove(
+        self, release: int, model: UserTower | None, index: Retriever | None
+    ) -> None:
         if model is None or index is None:
             return
-        try:
-            goldens = await index.golden_histories(release, _VERIFY_TIMEOUT_SECONDS)
-            answers = await _replay(release, goldens, model, index)
-            popular = await index.popular(release, _VERIFY_TIMEOUT_SECONDS)
-        except CallError as error:
-            self._report_obstacle(release, str(error))
-            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._changed.set)
-            return
+        goldens = await index.golden_histories(release, _PROOF_SECONDS)
+        answers = await _replay(release, goldens, model, index)
+        popular = await index.popular(release, _PROOF_SECONDS)
         if reason := _objection(goldens, answers):
             logger.error("release %d: refused: %s", release, reason)
             self._refused.add(release)
@@ -190,10 +202,10 @@ async def _replay(
         release,
         padded_histories([list(golden.history) for golden in goldens]),
         np.array(regions, np.int64),
-        _VERIFY_TIMEOUT_SECONDS,
+        _PROOF_SECONDS,
     )
     k = max(golden.expected.size for golden in goldens)
-    return await index.search(release, users.vectors, k, timeout_seconds=_VERIFY_TIMEOUT_SECONDS)
+    return await index.search(release, users.vectors, k, timeout_seconds=_PROOF_SECONDS)
 
 
 def _objection(goldens: Sequence[GoldenHistory], answers: Sequence[Ranking]) -> str | None:

@@ -124,8 +124,8 @@ async def running_server(
              reflection.SERVICE_NAME), server,
         )  # fmt: skip
         await server.start()
-        _announce(settings.ready_file, port, metrics_port)
         try:
+            _announce(settings.ready_file, port, metrics_port)
             yield running
         finally:
             logger.info("draining")
@@ -159,5 +159,8 @@ def _announce(ready_file: Path | None, port: int, metrics_port: int) -> None:
     logger.info("listening", extra={"port": port, "metrics_port": metrics_port})
     if ready_file is not None:
         partial = ready_file.with_name(ready_file.name + ".partial")
-        partial.write_text(json.dumps({"port": port, "metrics_port": metrics_port}))
-        partial.rename(ready_file)
+        try:
+            partial.write_text(json.dumps({"port": port, "metrics_port": metrics_port}))
+            partial.rename(ready_file)
+        except OSError as error:
+            raise StartupError(f"READY_FILE: {ready_file}: {error.strerror}") from error

@@ -13,7 +13,7 @@ from service_runtime.errors import StartupError
 __all__ = ["Port", "Seconds", "ServerSettings", "SettingsT", "load_settings"]
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class ServerSettings(BaseSettings):
@@ -46,7 +46,7 @@ class ServerSettings(BaseSettings):
     max_connection_age_seconds: Seconds = Field(
         default=300.0, description="Connections are renewed this often, so that load spreads anew."
     )
-    drain_notice_seconds: Annotated[float, Field(ge=0)] = Field(
+    drain_notice_seconds: Annotated[float, Field(ge=0, le=86_400)] = Field(
         default=1.0,
         description="After SIGTERM health is NOT_SERVING this long while calls are still taken.",
     )

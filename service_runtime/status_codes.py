@@ -1,5 +1,6 @@
 """The one table between our errors and gRPC's status codes, used in both directions."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -45,3 +46,11 @@ def translated_errors(backend: str) -> Iterator[None]:
     except grpc.aio.AioRpcError as error:
         kind = _ERRORS.get(error.code(), BackendUnavailableError)
         raise kind(f"{backend}: {error.code().name}: {error.details()}") from error
+    except grpc.aio.UsageError as error:
+        raise BackendUnavailableError(f"{backend}: {error}") from error
+    except asyncio.CancelledError as error:
+        # A channel that is closed cancels the calls on it; that is not our caller going away.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise BackendUnavailableError(f"{backend}: the connection was closed") from error

@@ -77,22 +77,25 @@ async def start_recommender(shared_redis) -> AsyncIterator[StartRecommender]:
         async def start(
             *, models: list[ScriptedModel], faiss: list[ScriptedFaiss], **settings
         ) -> Asked:
-            await stack.enter_async_context(listening(*models, *faiss))
+            same_model_port = settings.pop("same_model_port", False)
+            for model in models:
+                await stack.enter_async_context(listening(model))
+                if same_model_port:  # one name has one port
+                    models[-1].port = model.port
+            await stack.enter_async_context(listening(*faiss))
+            if same_model_port:
+                settings["model_servers"] += f":{models[0].port}"
+            defaults = {
+                "redis_url": shared_redis.url,
+                "model_servers": ",".join(backend.address for backend in models),
+                "faiss_servers": ",".join(backend.address for backend in faiss),
+                "poll_seconds": 0.02,
+                "drain_notice_seconds": 0,
+                "drain_seconds": 0.5,
+            }
             recommender = await stack.enter_async_context(
                 running_recommender(
-                    RecommenderSettings(
-                        port=0,
-                        metrics_port=0,
-                        model_servers=",".join(backend.address for backend in models),
-                        poll_seconds=0.02,
-                        drain_seconds=0.5,
-                        drain_notice_seconds=0,
-                        **{
-                            "redis_url": shared_redis.url,
-                            "faiss_servers": ",".join(backend.address for backend in faiss),
-                            **settings,
-                        },
-                    )
+                    RecommenderSettings(port=0, metrics_port=0, **{**defaults, **settings})
                 )
             )
             channel = await stack.enter_async_context(

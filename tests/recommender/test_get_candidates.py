@@ -160,15 +160,21 @@ async def test_a_refusal_is_retried_once_on_another_address(start_recommender):
     models = [ScriptedModel(), ScriptedModel()]
     asked = await start_recommender(models=models, faiss=[ScriptedFaiss()])
     await asked.until_serving()
-    models[0].calls = 0
-    models[0].refuse = grpc.StatusCode.UNAVAILABLE
+    for model in models:
+        model.refuse = grpc.StatusCode.RESOURCE_EXHAUSTED
 
-    async def reached() -> bool:
+    async def both_were_asked_once() -> bool:
+        for model in models:
+            model.calls = 0
+        answer = await asked.candidates(recent_article_ids=[1])
+        assert answer.fallback_reason == pb2.FALLBACK_REASON_MODEL_UNAVAILABLE
+        return [model.calls for model in models] == [1, 1]
+
+    await asked.until(both_were_asked_once)
+    models[0].refuse = None
+    for _ in range(4):
         answer = await asked.candidates(recent_article_ids=[1])
         assert answer.source == pb2.SOURCE_PERSONALIZED
-        return models[0].calls > 0
-
-    await asked.until(reached)
 
 
 async def test_the_addresses_of_a_backend_take_turns(start_recommender):

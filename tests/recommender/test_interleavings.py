@@ -7,6 +7,7 @@ this process, so that a run of many steps takes milliseconds.
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from hypothesis.stateful import (
 from prometheus_client import CollectorRegistry
 
 from recommender.backends import GoldenHistory, Status, UserVectors
-from recommender.domain import CandidateQuery, Ranking, Source
+from recommender.domain import CandidateQuery, Ranking, Source, View
 from recommender.fleet import Fleet
 from recommender.popular import PopularArticles, PopularList
 from recommender.service import RecommenderService
@@ -79,7 +80,7 @@ class Replica:
         told = Split(split.release, split.share, split.changed_at_ms) if split else None
         return Status(frozenset(self.held), told)
 
-    async def close(self) -> None:
+    async def close(self, grace_seconds: float) -> None:
         return
 
     async def _misbehave(self) -> None:
@@ -130,10 +131,14 @@ class Index(Replica):
 class NoHistory:
     """Every request brings its own recent articles."""
 
-    async def article_ids(self, user_id, timeout_seconds):
+    async def article_ids(self, user_id: str, timeout_seconds: float) -> list[int]:
         raise AssertionError("nobody asks")
 
-    views = record = article_ids
+    async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
+        raise AssertionError("nobody asks")
+
+    async def record(self, user_id: str, views: Sequence[View], timeout_seconds: float) -> None:
+        raise AssertionError("nobody asks")
 
 
 class Stack(RuleBasedStateMachine):

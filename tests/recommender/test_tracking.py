@@ -139,13 +139,14 @@ async def test_a_server_that_starts_later_is_found(start_recommender):
     late = ScriptedFaiss()
     async with listening(late):
         pass  # it has a port now, and nobody listens there
-    started = asyncio.create_task(
-        start_recommender(models=[ScriptedModel()], faiss=[ScriptedFaiss(releases=[])])
-    )
-    asked = await started
-    assert not late.searches
-    asked.faiss.releases = [1]
-    await asked.until_serving()
+    asked = await start_recommender(models=[ScriptedModel()], faiss=[], faiss_servers=late.address)
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await asked.candidates(recent_article_ids=[5])
+    assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+    async with listening(late):
+        await asked.until_serving()
+        answer = await asked.candidates(recent_article_ids=[5])
+        assert answer.source == pb2.SOURCE_PERSONALIZED
 
 
 def test_targets_are_host_and_port():

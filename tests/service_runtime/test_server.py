@@ -243,6 +243,12 @@ async def test_a_port_in_use_is_named():
                 pass
 
 
+async def test_a_ready_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(errors.StartupError, match=r"READY_FILE: .*nowhere"):
+        async with serving(Servicer(), ready_file=tmp_path / "nowhere" / "ready.json"):
+            pass
+
+
 async def test_the_ready_file_tells_the_ports(tmp_path):
     ready_file = tmp_path / "ready.json"
     async with serving(Servicer(), ready_file=ready_file) as running:

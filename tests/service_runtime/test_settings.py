@@ -32,6 +32,8 @@ def test_settings_come_from_the_environment():
         ("SOME_SERVER_PORT", "http", "SOME_SERVER_PORT: .*integer"),
         ("SOME_SERVER_LOG_LEVEL", "LOUD", "SOME_SERVER_LOG_LEVEL: "),
         ("SOME_SERVER_DRAIN_SECONDS", "-1", "SOME_SERVER_DRAIN_SECONDS: "),
+        ("SOME_SERVER_DRAIN_SECONDS", "inf", "SOME_SERVER_DRAIN_SECONDS: "),
+        ("SOME_SERVER_MAX_CONNECTION_AGE_SECONDS", "1e9", "SOME_SERVER_MAX_CONNECTION_AGE"),
         ("SOME_SERVER_PROT", "1", "SOME_SERVER_PROT: .*did you mean SOME_SERVER_PORT"),
         (
             "SOME_SERVER_ABCDEFGHIJKLMNOPQRS",

@@ -42,6 +42,7 @@ class ScriptedBackend:
     calls: int = 0
     refuse: grpc.StatusCode | None = None
     hang: bool = False
+    delay_seconds: float = 0.0
     answer_as: int | None = None
     """Echo this release instead of the one asked for."""
 
@@ -54,6 +55,7 @@ class ScriptedBackend:
 
     async def misbehave(self, context: grpc.aio.ServicerContext) -> None:
         self.calls += 1
+        await asyncio.sleep(self.delay_seconds)
         if self.hang:
             await asyncio.Event().wait()
         if self.refuse is not None:
@@ -66,6 +68,8 @@ class ScriptedModel(ScriptedBackend):
 
     known: int = 1
     not_a_number: bool = False
+    known_rows: int | None = None
+    """Answer `known` for so many rows, whatever was asked."""
     speaks_for: int | None = None
     """Make vectors of this release whatever is asked: a pair that does not belong together."""
 
@@ -86,7 +90,8 @@ class ScriptedModel(ScriptedBackend):
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = self.answer_as or release
         response.outputs["user_vector"].CopyFrom(tensor_of(vectors))
-        known = np.full(len(histories), self.known, np.int32)
+        rows = len(histories) if self.known_rows is None else self.known_rows
+        known = np.full(rows, self.known, np.int32)
         response.outputs["known"].CopyFrom(tensor_of(known))
         return response
 
@@ -129,6 +134,9 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
     searches: list[faiss_pb2.SearchRequest] = field(default_factory=list)
     at_most: int = 10_000
     split: faiss_pb2.Split | None = None
+    cut: str | None = None
+    """Leave this out of answers: `counts`, `ids` or `scores`; or `popular`."""
+    hanging_proofs: frozenset[int] = frozenset()
 
     async def Search(self, request, context):  # noqa: N802 - the contract's name
         await self.misbehave(context)
@@ -139,21 +147,28 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
         count = min(request.k, self.at_most)
         rows = [right_answer(int(row[1]), int(row[0]), count) for row in vectors]
         scores = np.tile(np.linspace(1, 0, count, dtype="<f4"), len(rows))
-        return faiss_pb2.SearchResponse(
+        response = faiss_pb2.SearchResponse(
             release=self.answer_as or request.release,
             counts=[count] * len(rows),
             ids=np.concatenate(rows).astype("<i8").tobytes(),
             scores=scores.tobytes(),
         )
+        if self.cut in ("counts", "ids", "scores"):
+            response.ClearField(self.cut)
+        return response
 
     async def GetPopular(self, request, context):  # noqa: N802 - the contract's name
         lists = [_popular_list(None, POPULAR), _popular_list(REGION, REGION_POPULAR)]
+        if self.cut == "popular":
+            lists[0].ClearField("views")
         return faiss_pb2.GetPopularResponse(release=request.release, lists=lists)
 
     async def GetStatus(self, request, context):  # noqa: N802 - the contract's name
         goldens = []
         if request.HasField("golden_histories_of"):
             release = request.golden_histories_of
+            if release in self.hanging_proofs:
+                await asyncio.Event().wait()
             goldens = [
                 faiss_pb2.GoldenHistory(
                     history=[newest, 3],

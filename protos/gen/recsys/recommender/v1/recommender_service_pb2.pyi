@@ -53,7 +53,9 @@ class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Source.ValueTy
     SOURCE_PERSONALIZED: _Source.ValueType  # 1
     """Nearest articles to the user's vector."""
     SOURCE_POPULAR: _Source.ValueType  # 2
-    """Most viewed articles, of the region if it was given and has any."""
+    """Most viewed articles: first the region's, if it was given and has any, then
+    the overall ones.
+    """
 
 class Source(_Source, metaclass=_SourceEnumTypeWrapper): ...
 
@@ -62,7 +64,9 @@ SOURCE_UNSPECIFIED: Source.ValueType  # 0
 SOURCE_PERSONALIZED: Source.ValueType  # 1
 """Nearest articles to the user's vector."""
 SOURCE_POPULAR: Source.ValueType  # 2
-"""Most viewed articles, of the region if it was given and has any."""
+"""Most viewed articles: first the region's, if it was given and has any, then
+the overall ones.
+"""
 Global___Source: _TypeAlias = Source  # noqa: Y015
 
 class _FallbackReason:
@@ -226,7 +230,9 @@ class GetCandidatesResponse(_message.Message):
     fallback_reason: Global___FallbackReason.ValueType
     """Why the answer is not PERSONALIZED; UNSPECIFIED when it is."""
     shorter_than_requested: _builtins.bool
-    """Fewer than `limit` articles were left after filters and exclusions."""
+    """Fewer than `limit` articles were left after filters and exclusions; of a POPULAR
+    answer among the most viewed 6,000, and the region's.
+    """
     @_builtins.property
     def article_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Distinct article ids, best first."""
@@ -234,7 +240,9 @@ class GetCandidatesResponse(_message.Message):
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """As many as article_ids. PERSONALIZED: inner product of user and article
-        vector. POPULAR: number of views. Comparable within one answer only.
+        vector. POPULAR: number of views; of a region's articles in that region, of
+        those that fill up the list after them overall. Comparable within one answer
+        and one such group only.
         """
 
     def __init__(

@@ -1,0 +1,158 @@
+"""Faults that no single backend shows alone: hangs, malformed answers, scale-in, crowds."""
+
+import asyncio
+import signal
+
+import grpc
+import pytest
+from recsys.recommender.v1 import recommender_service_pb2 as pb2
+
+from tests.support.backends import ScriptedFaiss, ScriptedModel
+from tests.support.dns import dns_server
+
+
+async def test_calls_on_an_address_that_goes_away_are_let_finish(start_recommender):
+    models = [ScriptedModel(), ScriptedModel(host="127.0.0.2")]
+    records = {"model.test": ["127.0.0.1", "127.0.0.2"]}
+    async with dns_server(records) as (dns, _):
+        asked = await start_recommender(
+            models=models,
+            faiss=[ScriptedFaiss()],
+            same_model_port=True,
+            model_servers="model.test",
+            dns_server=dns,
+            resolve_seconds=0.02,
+        )
+        await asked.until_serving()
+
+        async def both_are_asked() -> bool:
+            for model in models:
+                model.calls = 0
+            for _ in range(4):
+                await asked.candidates(recent_article_ids=[1])
+            return all(model.calls for model in models)
+
+        await asked.until(both_are_asked)
+        for model in models:
+            model.calls, model.delay_seconds = 0, 0.3
+        calls = [asyncio.create_task(asked.candidates(recent_article_ids=[1])) for _ in range(6)]
+
+        async def all_are_under_way() -> bool:
+            return sum(model.calls for model in models) >= 6
+
+        await asked.until(all_are_under_way)
+        records["model.test"] = ["127.0.0.1"]
+        answers = await asyncio.gather(*calls)
+    assert {answer.source for answer in answers} == {pb2.SOURCE_PERSONALIZED}
+
+
+async def test_short_deadlines_of_one_caller_take_nothing_from_others(start_recommender):
+    asked = await start_recommender(
+        models=[ScriptedModel()], faiss=[ScriptedFaiss()], poll_seconds=60
+    )
+    await asked.until_serving()
+    asked.model.delay_seconds = 0.3
+    request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
+    for _ in range(5):
+        hasty = await asked.stub.GetCandidates(request, timeout=0.25)
+        assert hasty.source == pb2.SOURCE_POPULAR
+    assert (await asked.stub.GetCandidates(request, timeout=2)).source == pb2.SOURCE_PERSONALIZED
+
+
+async def test_one_of_two_that_hangs_costs_no_answer_and_soon_no_time(start_recommender):
+    models = [ScriptedModel(), ScriptedModel()]
+    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()], poll_seconds=60)
+    await asked.until_serving()
+
+    async def both_are_asked() -> bool:
+        await asked.candidates(recent_article_ids=[1])
+        return all(model.calls > 2 for model in models)
+
+    models[1].releases = models[0].releases
+    await asked.until(both_are_asked)
+    models[0].hang = True
+    request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
+    for _ in range(12):
+        answer = await asked.stub.GetCandidates(request, timeout=0.5)
+        assert answer.source == pb2.SOURCE_PERSONALIZED
+    asked_before = models[0].calls
+    for _ in range(10):
+        await asked.stub.GetCandidates(request, timeout=0.5)
+    assert models[0].calls == asked_before
+
+
+@pytest.mark.parametrize("cut", ["counts", "ids", "scores"])
+async def test_a_malformed_search_answer_steps_down(asked, cut):
+    asked.faiss.cut = cut
+    answer = await asked.candidates(recent_article_ids=[1])
+    assert answer.fallback_reason == pb2.FALLBACK_REASON_SEARCH_UNAVAILABLE
+
+
+async def test_a_model_answer_for_another_number_of_rows_steps_down(asked):
+    asked.model.known_rows = 3
+    answer = await asked.candidates(recent_article_ids=[1])
+    assert answer.fallback_reason == pb2.FALLBACK_REASON_MODEL_UNAVAILABLE
+
+
+@pytest.mark.parametrize("cut", ["counts", "popular"])
+async def test_a_malformed_answer_during_a_proof_does_not_end_the_recommender(
+    start_recommender, cut
+):
+    asked = await start_recommender(models=[ScriptedModel()], faiss=[ScriptedFaiss(cut=cut)])
+    with pytest.raises(grpc.aio.AioRpcError):
+        await asked.candidates(recent_article_ids=[1])
+    asked.faiss.cut = None
+    await asked.until_serving()
+
+
+async def test_a_proof_that_hangs_keeps_nobody_from_being_pinned(start_recommender):
+    asked = await start_recommender(
+        models=[ScriptedModel(releases=[2, 1])],
+        faiss=[ScriptedFaiss(releases=[2, 1], hanging_proofs=frozenset({2}))],
+    )
+    async with asyncio.timeout(2):
+        await asked.until_serving()
+    assert (await asked.candidates(recent_article_ids=[1])).release == 1
+
+
+async def test_a_named_release_without_a_holder_is_refused(asked):
+    asked.model.releases = []
+
+    async def refused() -> bool:
+        try:
+            await asked.candidates(recent_article_ids=[1], release=1)
+        except grpc.aio.AioRpcError as error:
+            return error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        return False
+
+    await asked.until(refused)
+
+
+async def test_as_many_histories_as_calls_are_allowed_can_be_read_at_once(asked):
+    await asked.view("crowd", 1)
+    calls = [asked.candidates(user_id="crowd", limit=1) for _ in range(250)]
+    answers = await asyncio.gather(*calls)
+    assert {answer.source for answer in answers} == {pb2.SOURCE_PERSONALIZED}
+
+
+async def test_a_redis_that_hangs_soon_costs_no_time(asked, shared_redis):
+    await asked.view("patient", 1)
+    shared_redis.process.send(signal.SIGSTOP)
+    try:
+        request = pb2.GetCandidatesRequest(user_id="patient")
+        for _ in range(5):
+            answer = await asked.stub.GetCandidates(request, timeout=0.1)
+            assert answer.fallback_reason == pb2.FALLBACK_REASON_HISTORY_UNAVAILABLE
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        for _ in range(10):
+            await asked.stub.GetCandidates(request, timeout=0.5)
+        assert loop.time() - started < 0.8  # one may be let through to try
+    finally:
+        shared_redis.process.send(signal.SIGCONT)
+
+    async def recovered() -> bool:
+        answer = await asked.stub.GetCandidates(request, timeout=0.5)
+        return answer.source == pb2.SOURCE_PERSONALIZED
+
+    await asked.until(recovered)
