@@ -37,9 +37,7 @@ class CircuitBreaker:
             return
         now = self._clock()
         if now < self._next_try:
-            raise BackendUnavailableError(
-                f"{self._part}: it failed {self._failures} times in a row"
-            )
+            raise BackendUnavailableError(f"{self._part}: failed {self._failures} times in a row")
         self._next_try = now + self._open_seconds  # this call tries, the others wait for it
 
     def __exit__(

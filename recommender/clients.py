@@ -210,9 +210,8 @@ def _popular_list(message: faiss_service_pb2.PopularList) -> PopularList:
         np.frombuffer(message.views, "<f4"),
         {column.attribute: np.frombuffer(column.values, "<i8") for column in message.attributes},
     )
-    if any(
-        column.size != popular.ids.size for column in (popular.views, *popular.attributes.values())
-    ):
+    sizes = {len(popular.views), *(len(column) for column in popular.attributes.values())}
+    if sizes != {len(popular.ids)}:
         raise ValueError("columns of a popular list differ in length")
     return popular
 
