@@ -24,8 +24,8 @@ def free_port() -> int:
         return port
 
 
-def start_redis(directory: Path, log: Path) -> tuple[Process, str]:
-    """Start a server that keeps nothing on disk; answer it and its URL.
+def start_redis(directory: Path, log: Path, *options: str) -> tuple[Process, str]:
+    """Start a server that keeps nothing on disk; answer it and its URL. `options` are its own.
 
     Raises StackError when it does not start on any of a few free ports.
     """
@@ -34,7 +34,7 @@ def start_redis(directory: Path, log: Path) -> tuple[Process, str]:
     for attempt in range(_ATTEMPTS):
         port = free_port()
         command = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
-        command += ["--appendonly", "no", "--dir", str(directory)]
+        command += ["--appendonly", "no", "--dir", str(directory), *options]
         process = Process("redis", command, log, {})
         try:
             process.wait_until(lambda port=port: _answers(port), _START_SECONDS)  # type: ignore[misc]

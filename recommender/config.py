@@ -20,7 +20,11 @@ class RecommenderSettings(ServerSettings):
     port: Port = Field(default=50051, description="gRPC port; 0 takes a free one.")
     metrics_port: Port = Field(default=9101, description="Prometheus port; 0 takes a free one.")
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="redis://, rediss:// or unix://."
+        default="redis://127.0.0.1:6379/0",
+        description="redis://, rediss:// (with ?ssl_ca_certs=FILE) or unix://.",
+    )
+    redis_cluster: bool = Field(
+        default=False, description="Whether the URL is that of a node of a Redis Cluster."
     )
     history_ttl_seconds: Annotated[int, Field(ge=1)] = Field(
         default=90 * 24 * 3600,

@@ -8,7 +8,7 @@ HISTORY_LENGTH members and expires.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, TypeAlias, cast
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -22,7 +22,11 @@ from service_runtime.errors import BackendUnavailableError
 __all__ = ["History", "RedisHistory", "connect_redis"]
 
 
+Client: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
+
 _MAX_CONNECTIONS: Final = 64
+_MAX_CLUSTER_CONNECTIONS: Final = 1024
+_CONNECT_SECONDS: Final = 0.5
 _FAIR_SECONDS: Final = 0.005
 
 
@@ -42,18 +46,24 @@ class History(Protocol):
         ...
 
 
-def connect_redis(url: str) -> "redis.asyncio.Redis":
+def connect_redis(url: str, *, cluster: bool = False) -> Client:
     """Make a client; it connects at the first command.
 
     Raises ValueError for a malformed URL. Commands are not retried by the client: the deadline
     of the call decides, and a lost Redis steps the answer down. When all connections are busy a
-    command waits for one, within its call's deadline.
+    command waits for one, within its call's deadline; a cluster's nodes have one for every call.
     """
+    if cluster:
+        return redis.asyncio.RedisCluster.from_url(
+            url,
+            max_connections=_MAX_CLUSTER_CONNECTIONS,
+            socket_connect_timeout=_CONNECT_SECONDS,
+        )
     pool = redis.asyncio.BlockingConnectionPool.from_url(
         url,
         max_connections=_MAX_CONNECTIONS,
         timeout=None,
-        socket_connect_timeout=0.5,
+        socket_connect_timeout=_CONNECT_SECONDS,
         retry=Retry(NoBackoff(), 0),
     )
     return redis.asyncio.Redis.from_pool(pool)
@@ -62,7 +72,7 @@ def connect_redis(url: str) -> "redis.asyncio.Redis":
 class RedisHistory:
     """Histories as sorted sets. Raises BackendUnavailableError when Redis does not answer."""
 
-    def __init__(self, client: "redis.asyncio.Redis", ttl_seconds: int) -> None:
+    def __init__(self, client: Client, ttl_seconds: int) -> None:
         self._client = client
         self._ttl_ms = ttl_seconds * 1000
         self._breaker = CircuitBreaker("history", threshold=5, open_seconds=0.25)
@@ -92,7 +102,10 @@ class RedisHistory:
             newest[view.article_id] = max(at, view.viewed_at_ms)
         key = _key(user_id)
         with _redis_errors(), self._guard(timeout_seconds):
-            async with asyncio.timeout(timeout_seconds), self._client.pipeline() as transaction:
+            async with (
+                asyncio.timeout(timeout_seconds),
+                self._client.pipeline(transaction=True) as transaction,
+            ):
                 transaction.zadd(key, {str(id_): at for id_, at in newest.items()}, gt=True)
                 transaction.zremrangebyrank(key, 0, -HISTORY_LENGTH - 1)
                 transaction.pexpire(key, self._ttl_ms)

@@ -77,7 +77,7 @@ async def _announce_first_pin(tracker: ReleaseTracker, running: RunningServer) -
 
 def _history(settings: RecommenderSettings, stack: AsyncExitStack) -> RedisHistory:
     try:
-        client = connect_redis(settings.redis_url)
+        client = connect_redis(settings.redis_url, cluster=settings.redis_cluster)
     except ValueError as error:
         raise StartupError(f"RECOMMENDER_REDIS_URL: {error}") from error
     stack.push_async_callback(client.aclose)
