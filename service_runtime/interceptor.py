@@ -11,7 +11,13 @@ from typing import Any, Final, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError
 
-from service_runtime.errors import CallError, InvalidRequestError, OverloadedError
+from service_runtime.admission import FastestLately
+from service_runtime.errors import (
+    CallError,
+    InvalidRequestError,
+    OutOfTimeError,
+    OverloadedError,
+)
 from service_runtime.metrics import CallMetrics, MethodMetrics
 from service_runtime.status_codes import code_of
 
@@ -118,15 +124,16 @@ class _Call:
         self._limit = limit
         self._slow_call_seconds = slow_call_seconds
         self._in_flight = 0
+        self._fastest = FastestLately()
         self._deserialize = deserialize or (lambda request: request)
         self.idle = asyncio.Event()
         self.idle.set()
 
     async def answer(self, request: bytes, context: Context) -> Any:
         """Answer one call, or end it with the status of what went wrong."""
-        if self._limit is not None and self._in_flight >= self._limit:
+        if refusal := self._refusal(context):
             self._metrics.shed.inc()
-            await self._abort(OverloadedError(f"{self._limit} calls are in flight"), context, 0.0)
+            await self._abort(refusal, context, 0.0)
         started = time.perf_counter()
         self._enter()
         try:
@@ -141,10 +148,23 @@ class _Call:
         except Exception as error:  # noqa: BLE001 - the last line of defence; it is logged
             await self._abort(error, context, time.perf_counter() - started)
         else:
-            self._finish("OK", time.perf_counter() - started, context)
+            seconds = time.perf_counter() - started
+            self._fastest.record(seconds)
+            self._finish("OK", seconds, context)
             return response
         finally:
             self._leave()
+
+    def _refusal(self, context: Context) -> CallError | None:
+        """Answer why not to begin: work that cannot be of use would only delay what can."""
+        if self._limit is None:
+            return None
+        if self._in_flight >= self._limit:
+            return OverloadedError(f"{self._limit} calls are in flight")
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= self._fastest.seconds():
+            return OutOfTimeError("the deadline leaves less time than any call has taken lately")
+        return None
 
     def _enter(self) -> None:
         self._in_flight += 1

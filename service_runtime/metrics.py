@@ -55,7 +55,7 @@ class CallMetrics:
         )
         self._shed = Counter(
             "recsys_rpc_shed_total",
-            "Calls refused because too many were in flight.",
+            "Calls refused before any work: too many in flight, or too little time left.",
             ["service", "method"],
             registry=registry,
         )

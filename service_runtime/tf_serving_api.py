@@ -15,6 +15,7 @@ __all__ = [
     "MODEL_SERVICE",
     "PREDICT",
     "PREDICTION_SERVICE",
+    "TENSOR_TYPES",
     "array_of",
     "tensor_of",
 ]
@@ -25,15 +26,16 @@ PREDICT: Final = f"/{PREDICTION_SERVICE}/Predict"
 GET_MODEL_METADATA: Final = f"/{PREDICTION_SERVICE}/GetModelMetadata"
 GET_MODEL_STATUS: Final = f"/{MODEL_SERVICE}/GetModelStatus"
 
-# By TensorFlow's DataType: NumPy type, and the field that holds values one by one.
-_TYPES: Final[dict[int, tuple[np.dtype[np.generic], str]]] = {
+TENSOR_TYPES: Final[dict[int, tuple[np.dtype[np.generic], str]]] = {
     prediction_pb2.DT_FLOAT: (np.dtype("<f4"), "float_val"),
     prediction_pb2.DT_DOUBLE: (np.dtype("<f8"), "double_val"),
     prediction_pb2.DT_INT32: (np.dtype("<i4"), "int_val"),
     prediction_pb2.DT_INT64: (np.dtype("<i8"), "int64_val"),
     prediction_pb2.DT_BOOL: (np.dtype("?"), "bool_val"),
 }
-_NUMBERS: Final = {dtype: number for number, (dtype, _) in _TYPES.items()}
+"""By TensorFlow's DataType: NumPy type, and the field that holds values one by one."""
+
+_NUMBERS: Final = {dtype: number for number, (dtype, _) in TENSOR_TYPES.items()}
 
 
 def tensor_of(array: NDArray[np.generic]) -> prediction_pb2.TensorProto:
@@ -60,9 +62,9 @@ def array_of(tensor: prediction_pb2.TensorProto) -> NDArray[np.generic]:
     TensorFlow fills either; a single value in the field stands for all elements.
     Raises ValueError where type, shape and number of values do not agree.
     """
-    if tensor.dtype not in _TYPES:
+    if tensor.dtype not in TENSOR_TYPES:
         raise ValueError(f"no array type for {prediction_pb2.DataType.Name(tensor.dtype)}")
-    dtype, field = _TYPES[tensor.dtype]
+    dtype, field = TENSOR_TYPES[tensor.dtype]
     shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
     if min(shape, default=0) < 0:
         raise ValueError(f"a size in {shape} is negative")

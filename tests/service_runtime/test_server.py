@@ -192,6 +192,26 @@ async def test_calls_beyond_the_limit_are_refused_and_counted():
         assert count == 1
 
 
+async def test_a_call_with_less_time_than_any_has_taken_lately_is_not_begun():
+    servicer = Servicer()
+    registry = new_registry()
+    async with serving(servicer, registry) as running, calling(running) as (stub, _):
+        servicer.release.clear()
+        slow = stub.GetHistory(pb2.GetHistoryRequest())
+        await servicer.entered.wait()
+        await asyncio.sleep(0.3)
+        servicer.release.set()
+        await slow
+        servicer.entered.clear()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetHistory(pb2.GetHistoryRequest(), timeout=0.2)
+        assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert not servicer.entered.is_set()
+        await stub.GetHistory(pb2.GetHistoryRequest(), timeout=2)
+    labels = {"service": SERVICE, "method": "GetHistory"}
+    assert registry.get_sample_value("recsys_rpc_shed_total", labels) == 1
+
+
 async def test_a_caller_that_goes_away_is_counted():
     servicer = Servicer()
     servicer.release.clear()
