@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -19,6 +20,8 @@ BackendT = TypeVar("BackendT", bound=Backend)
 
 _STATUS_TIMEOUT_SECONDS = 0.5
 _FAILURES_IN_A_ROW = 3
+_PAUSE_SECONDS = 0.25
+_MAX_PAUSE_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _RETRIES_PER_CALL = 0.1
 _RETRY_BURST = 10.0
@@ -34,6 +37,9 @@ class _Member(Generic[BackendT]):
     split: Split | None = None
     failures: int = 0
     """Calls in a row that timed out."""
+    pause_seconds: float = 0.0
+    """For how long time-outs keep it out; longer each time until a call succeeds."""
+    out_until: float = 0.0
 
 
 class Fleet(Generic[BackendT]):
@@ -108,6 +114,7 @@ class Fleet(Generic[BackendT]):
         member = self._members.get(backend.address)
         if member is not None:
             member.failures = 0
+            member.pause_seconds = 0.0
 
     def failed(self, backend: BackendT, error: CallError) -> None:
         """Count a call that failed; an address that is away is left out until it answers a poll,
@@ -124,8 +131,18 @@ class Fleet(Generic[BackendT]):
         elif isinstance(error, OutOfTimeError):
             member.failures += 1
             if member.failures >= _FAILURES_IN_A_ROW and self.answering > 1:
-                member.failures = 0
+                self._pause(member)
                 self._learn(member, None, str(error))
+
+    def _pause(self, member: _Member[BackendT]) -> None:
+        """Keep a slow address out although it answers polls; when it is back one more time-out is
+        enough to take it out again.
+        """
+        member.pause_seconds = min(
+            max(2 * member.pause_seconds, _PAUSE_SECONDS), _MAX_PAUSE_SECONDS
+        )
+        member.out_until = time.monotonic() + member.pause_seconds
+        member.failures = _FAILURES_IN_A_ROW - 1
 
     async def run(self) -> None:
         """Follow the name until cancelled; then close all connections."""
@@ -169,7 +186,8 @@ class Fleet(Generic[BackendT]):
                 self._learn(member, None, str(error))
             else:
                 self._learn_split(member, status.split)
-                self._learn(member, status.ready, "")
+                if time.monotonic() >= member.out_until:
+                    self._learn(member, status.ready, "")
             await asyncio.sleep(self._poll_seconds)
 
     def _learn_split(self, member: _Member[BackendT], split: Split | None) -> None:

@@ -81,6 +81,28 @@ async def test_one_of_two_that_hangs_costs_no_answer_and_soon_no_time(start_reco
     assert models[0].calls == asked_before
 
 
+async def test_a_slow_address_that_answers_polls_is_tried_ever_more_rarely(start_recommender):
+    models = [ScriptedModel(), ScriptedModel()]
+    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()])
+    await asked.until_serving()
+
+    async def both_are_asked() -> bool:
+        await asked.candidates(recent_article_ids=[1])
+        return all(model.calls > 2 for model in models)
+
+    await asked.until(both_are_asked)
+    models[0].delay_seconds = 5.0
+    models[0].calls = 0
+    loop = asyncio.get_running_loop()
+    end = loop.time() + 2.5
+    while loop.time() < end:
+        request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
+        answer = await asked.stub.GetCandidates(request, timeout=0.2)
+        assert answer.source == pb2.SOURCE_PERSONALIZED
+    # Three to notice, then once after a quarter of a second, a half, and each second.
+    assert 3 <= models[0].calls <= 7
+
+
 @pytest.mark.parametrize("cut", ["counts", "ids", "scores"])
 async def test_a_malformed_search_answer_steps_down(asked, cut):
     asked.faiss.cut = cut
