@@ -1,0 +1,166 @@
+"""`python -m tests.chaos [--only NAME ...]`: breaks the stack in every way and counts the answers.
+
+QUICK=1 plays a few scenarios for a moment each, which checks the machinery and not the figures.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from rich.console import Console
+
+from reporting import print_report, write_report
+from tests.chaos.cluster import Cluster
+from tests.chaos.outcome import Outcome
+from tests.chaos.report import chaos_report
+from tests.chaos.rotated import FIRST_RELEASE, Variant, prepare_releases
+from tests.chaos.runner import LoadMaker, play, record_histories, sustainable_rate
+from tests.chaos.scenarios.corrupt import CORRUPT_RELEASES
+from tests.chaos.scenarios.faults import FAULTS
+from tests.chaos.scenarios.swaps import SWAPS
+from tests.chaos.stage import Rule, Scenario, World
+from tests.chaos.verify import AnswerCheck
+
+_BUILD = Path("build")
+_FIRST_TWO: tuple[Variant, ...] = ("sound", "sound")
+_REQUESTS = 100_000
+_RATES = (60.0, 250.0)
+_QUICK_RATE = 60.0
+SCENARIOS = (*SWAPS, *CORRUPT_RELEASES, *FAULTS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Play the scenarios asked for; answer the exit code."""
+    options = _options(arguments)
+    quick = bool(os.environ.get("QUICK"))
+    chosen = _chosen(options.only, quick=quick)
+    console = Console()
+    complete = not quick and not options.only
+    with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
+        suite = _Suite(Path(directory), chosen, console, quick=quick, rate=options.rate)
+        try:
+            outcomes = suite.run(fill_up=complete)
+        finally:
+            _keep_evidence(Path(directory), options.directory)
+    report = chaos_report(outcomes, suite.rate, complete=complete)
+    print_report(report, console)
+    write_report(report, options.directory)
+    console.print(f"report: {options.directory / 'report.html'}")
+    return 0 if report.holds else 1
+
+
+class _Suite:
+    """One cluster, and all scenarios on it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        scenarios: Sequence[Scenario],
+        console: Console,
+        *,
+        quick: bool,
+        rate: float | None,
+    ) -> None:
+        self._directory = directory
+        self._scenarios = scenarios
+        self._console = console
+        self._quick = quick
+        self.rate = rate or (_QUICK_RATE if quick else 0.0)
+
+    def run(self, *, fill_up: bool) -> list[Outcome]:
+        """Start the cluster, play everything, stop it."""
+        wanted = _numbered(self._scenarios)
+        self._console.print(f"{len(wanted)} releases, made where the cache has none ...")
+        releases = prepare_releases(_BUILD / "cache", wanted)
+        store = self._directory / "store"
+        with Cluster(self._directory / "cluster", store) as cluster:
+            world = World(cluster, releases, store, self._quick)
+            for number, _ in wanted[: len(_FIRST_TWO)]:
+                world.publish(number)
+            cluster.start()
+            record_histories(cluster.recommenders[0].address, releases.catalogue)
+            cluster.wait_full_service()
+            load = self._calibrated(cluster)
+            numbers = iter([number for number, _ in wanted[len(_FIRST_TWO) :]])
+            check = AnswerCheck(releases.catalogue)
+            outcomes = []
+            for scenario in self._scenarios:
+                own = [next(numbers) for _ in scenario.needs]
+                outcomes.append(self._shown(play(scenario, world, own, load, check)))
+            if fill_up and (missing := _REQUESTS - sum(one.requests for one in outcomes)) > 0:
+                rest = _steady_for(missing / load.rate * 1.02)
+                outcomes.append(self._shown(play(rest, world, [], load, check)))
+            return outcomes
+
+    def _calibrated(self, cluster: Cluster) -> LoadMaker:
+        addresses = [part.address for part in cluster.recommenders]
+        load = LoadMaker(self._directory, addresses, self.rate)
+        if not self.rate:
+            most = sustainable_rate(load)
+            load.rate = self.rate = min(max(most / 3, _RATES[0]), _RATES[1])
+            self._console.print(f"sustainable: {most:.0f} requests/s")
+        self._console.print(f"load: {self.rate:.0f} requests/s")
+        return load
+
+    def _shown(self, outcome: Outcome) -> Outcome:
+        holds = "[green]holds[/green]" if outcome.holds else "[bold red]fails[/bold red]"
+        self._console.print(
+            f"{outcome.name:28} {holds}  {outcome.requests:6} requests, "
+            f"{outcome.failed} failed, {outcome.degraded} degraded, {outcome.wrong} wrong, "
+            f"{outcome.handed} lost with it, p99 {outcome.p99_ms} ms, "
+            f"full service {outcome.full_service_seconds} s {outcome.errors or ''}"
+        )
+        for problem in (*outcome.problems, *outcome.crashes):
+            self._console.print(f"    {problem}", style="red", highlight=False, markup=False)
+        return outcome
+
+
+def _numbered(scenarios: Sequence[Scenario]) -> list[tuple[int, Variant]]:
+    """Give every release that is needed its id, in the order in which they are published."""
+    variants = [*_FIRST_TWO, *(need for scenario in scenarios for need in scenario.needs)]
+    return [(FIRST_RELEASE + 1 + place, variant) for place, variant in enumerate(variants)]
+
+
+def _steady_for(seconds: float) -> Scenario:
+    return Scenario("steady, for the rest", Rule.SMOOTH, lambda _: time.sleep(seconds))
+
+
+def _chosen(only: Sequence[str], *, quick: bool) -> list[Scenario]:
+    if only:
+        return [scenario for scenario in SCENARIOS if scenario.name in only]
+    return [scenario for scenario in SCENARIOS if scenario.quick or not quick]
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    names = [scenario.name for scenario in SCENARIOS]
+    parser.add_argument("--only", action="append", default=[], choices=names, metavar="NAME")
+    parser.add_argument("--rate", type=float, help="requests/s; default: a third of what works")
+    parser.add_argument("--directory", type=Path, default=_BUILD / "chaos", help="for the report")
+    return parser.parse_args(arguments)
+
+
+def _keep_evidence(directory: Path, report: Path) -> None:
+    """Keep what the servers logged and what became of each request."""
+    kept = report / "evidence"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for path in [*directory.glob("cluster/logs/*.log"), *directory.glob("*.jsonl")]:
+        shutil.copy(path, kept)
+
+
+if __name__ == "__main__":
+    # By default SIGTERM ends Python without stopping what was started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
