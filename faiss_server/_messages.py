@@ -1,6 +1,6 @@
 """Requests checked and turned into arrays, arrays turned into answers. Packed bytes are viewed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from recsys.faiss.v1 import faiss_service_pb2 as pb
 
 from faiss_server.attributes import AttributeFilter
-from faiss_server.holder import Held
+from faiss_server.held import Held
 from faiss_server.loaded import index_bytes
 from faiss_server.popular import PopularList
 from faiss_server.search import SearchQuery, SearchResult
@@ -32,6 +32,7 @@ __all__ = [
 
 _MAX_K: Final = 6000
 _MAX_EXCLUDED: Final = 6000
+_MAX_FILTERS: Final = 16
 _MAX_FILTER_VALUES: Final = 1000
 _MAX_ARTICLES: Final = 1000
 
@@ -65,9 +66,7 @@ def query_of(request: pb.SearchRequest) -> SearchQuery:
             _excluded(packed, f"excluded_ids[{number}]")
             for number, packed in enumerate(request.excluded_ids)
         ],
-        filters=frozenset(
-            _filter(message, f"filters[{number}]") for number, message in enumerate(request.filters)
-        ),
+        filters=_filters(request.filters),
     )
 
 
@@ -182,6 +181,14 @@ def _columns(attributes: Mapping[str, NDArray[np.int64]]) -> list[pb.AttributeCo
         pb.AttributeColumn(attribute=name, values=_packed(values, _INT64))
         for name, values in attributes.items()
     ]
+
+
+def _filters(messages: Sequence[pb.AttributeFilter]) -> frozenset[AttributeFilter]:
+    if len(messages) > _MAX_FILTERS:
+        raise InvalidRequestError(f"filters: {len(messages)} are more than {_MAX_FILTERS}")
+    return frozenset(
+        _filter(message, f"filters[{number}]") for number, message in enumerate(messages)
+    )
 
 
 def _filter(message: pb.AttributeFilter, field: str) -> AttributeFilter:

@@ -16,8 +16,12 @@ __all__ = ["NO_VALUE", "AttributeFilter", "Attributes", "Matching"]
 NO_VALUE: Final = -1
 """The value of an article that does not have the attribute."""
 
-# Callers use few different filters; one entry takes a bit per article.
+# Callers use few different filters; those with many values are of one user and not seen again.
+# One entry takes at most 0.1 MB for the values (about 100 bytes each, of which there are 1,000),
+# a bit per article, and 32 KB for the positions of few articles: at a million articles all entries
+# of a release take 8 MB.
 _REMEMBERED_FILTERS: Final = 32
+_REMEMBERED_VALUES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,8 @@ class Attributes:
     def __init__(self, columns: Mapping[str, NDArray[np.int64]], size: int) -> None:
         self._columns = {name: _encode(column) for name, column in columns.items()}
         # Bound to the columns, not to self: a cycle would outlive the release's last search.
-        self._matching = lru_cache(_REMEMBERED_FILTERS)(partial(_matching, self._columns, size))
+        self._find = partial(_matching, self._columns, size)
+        self._remembered = lru_cache(_REMEMBERED_FILTERS)(self._find)
 
     def matching(self, filters: frozenset[AttributeFilter]) -> Matching:
         """Find the articles that meet all filters.
@@ -91,7 +96,8 @@ class Attributes:
                     f"filters.attribute: the release has no attribute {condition.attribute!r}; "
                     f"it has: {known}"
                 )
-        return self._matching(filters)
+        few = sum(len(condition.values) for condition in filters) <= _REMEMBERED_VALUES
+        return self._remembered(filters) if few else self._find(filters)
 
 
 def _encode(column: NDArray[np.int64]) -> _Column:

@@ -18,6 +18,7 @@ from releases.errors import ReleaseError
 from releases.layout import Part
 from releases.store import ReleaseStore
 from releases.sync import Mirror
+from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.server import RunningServer, Services, running_server
@@ -50,9 +51,9 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
         )
         await stack.enter_async_context(following(holder, metrics, settings.poll_seconds))
         running = await stack.enter_async_context(running_server(settings, services, registry))
-        health = asyncio.create_task(_follow_health(running, holder, changed))
-        stack.callback(health.cancel)
-        await stop.wait()
+        background = await stack.enter_async_context(BackgroundTasks())
+        background.start(_follow_health(running, holder, changed))
+        await background.run_until(stop)
 
 
 def _open_store(settings: FaissServerSettings) -> tuple[ReleaseStore, Mirror]:

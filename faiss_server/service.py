@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from faiss_server.holder import Held, ReleaseHolder
+from faiss_server.held import Held
+from faiss_server.holder import ReleaseHolder
 from faiss_server.loaded import LoadedRelease
 from faiss_server.metrics import FaissServerMetrics
 from faiss_server.popular import PopularList

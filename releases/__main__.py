@@ -104,11 +104,19 @@ def publish(
     store: StoreUrl,
     staging: Annotated[Path, typer.Option(help="Folder laid out as a store", file_okay=False)],
     manifest: Annotated[Path, typer.Option(help="The release's manifest", dir_okay=False)],
+    *,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Publish over what a dead publisher began")
+    ] = False,
 ) -> None:
-    """Put a finished release into the store, manifest last."""
+    """Put a finished release into the store, manifest last.
+
+    Repeat it after an interruption. Other contents than those begun need --take-over, which is
+    safe once the first publisher is dead.
+    """
     contents = parse_manifest(manifest.read_bytes(), str(manifest))
     with _progress("publish", 2 * _size(contents)) as on_bytes:  # each byte: checked, then stored
-        publishing.publish(ReleaseStore(store), staging, contents, on_bytes)
+        publishing.publish(ReleaseStore(store), staging, contents, on_bytes, take_over=take_over)
     print(f"release {contents.release} is published")
 
 
@@ -131,7 +139,7 @@ def pull(
     mirror = Mirror(ReleaseStore(store), into, parts, keep=keep)
     if watch_seconds is not None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        watch(mirror, watch_seconds, _stop_on_signal())
+        watch(mirror.sync, watch_seconds, _stop_on_signal())
         return
     _pull_once(mirror, store)
 

@@ -2,7 +2,9 @@
 
 __all__ = [
     "IncompleteReleaseError",
+    "LocalDiskError",
     "ManifestError",
+    "ReleaseClaimedError",
     "ReleaseError",
     "ReleaseExistsError",
     "ReleaseNotFoundError",
@@ -22,6 +24,10 @@ class ReleaseExistsError(ReleaseError):
     """A release of this id is already published; releases are immutable."""
 
 
+class ReleaseClaimedError(ReleaseError):
+    """Another publisher has begun to publish other contents under this id."""
+
+
 class ReleaseNotFoundError(ReleaseError):
     """The store has no manifest for this release."""
 
@@ -32,3 +38,7 @@ class IncompleteReleaseError(ReleaseError):
 
 class StoreError(ReleaseError):
     """The store cannot be reached, or refuses; the same call may succeed later."""
+
+
+class LocalDiskError(ReleaseError):
+    """The local disk refuses a release: it is full, or not to be written to."""

@@ -1,9 +1,11 @@
 """Putting a finished release into a store: files first, manifest last."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from releases._claim import Claim
 from releases.checksums import OnBytes, file_sizes, find_problems, ignore_bytes, read_chunks
 from releases.errors import IncompleteReleaseError, ReleaseExistsError
 from releases.layout import manifest_path
@@ -16,20 +18,43 @@ _UPLOADS: Final = 4
 
 
 def publish(
-    store: ReleaseStore, staging: Path, manifest: Manifest, on_bytes: OnBytes = ignore_bytes
+    store: ReleaseStore,
+    staging: Path,
+    manifest: Manifest,
+    on_bytes: OnBytes = ignore_bytes,
+    *,
+    take_over: bool = False,
 ) -> None:
     """Copy a release from `staging`, a folder laid out as a store, into the store.
 
     The release becomes visible in one step, at the end. A publish that died half-way is repeated
-    by calling this again, though not while the first may still be alive. `on_bytes` hears of
-    every byte twice: when checked and when stored.
-    Raises ReleaseExistsError, or IncompleteReleaseError naming the files that are not what the
-    manifest says.
+    by calling this again with the same contents; with others only if told to `take_over`, which is
+    safe once the first publisher is dead. `on_bytes` hears of every byte twice: when checked and
+    when stored.
+    Raises ReleaseExistsError, ReleaseClaimedError while other contents are being published under
+    this id, or IncompleteReleaseError naming the files that are not what the manifest says.
     """
-    if store.is_published(manifest.release):
-        raise _exists(store, manifest)
+    document = manifest.model_dump_json(indent=1).encode() + b"\n"
+    claim = Claim(store, manifest.release, hashlib.sha256(document).hexdigest())
+    _refuse_published(store, manifest)
     _check_staging(staging, manifest, on_bytes)
+    claim.take(take_over=take_over)
+    if store.is_published(manifest.release):  # since the first look
+        claim.remove()
+        raise _exists(store, manifest)
     _remove_leftovers(store, manifest)
+    _upload(store, staging, manifest, on_bytes)
+    _check_stored_sizes(store, manifest)
+    _refuse_published(store, manifest)
+    claim.check()
+    try:
+        store.create(manifest_path(manifest.release), document)
+    except FileExistsError:
+        raise _exists(store, manifest) from None
+    claim.remove()
+
+
+def _upload(store: ReleaseStore, staging: Path, manifest: Manifest, on_bytes: OnBytes) -> None:
     with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="publish") as uploads:
         waiting = [
             uploads.submit(store.upload, staging / entry.path, entry.path, on_bytes)
@@ -41,15 +66,11 @@ def publish(
         except BaseException:
             uploads.shutdown(wait=False, cancel_futures=True)
             raise
-    _check_stored_sizes(store, manifest)
-    try:
-        store.create(manifest_path(manifest.release), _document(manifest))
-    except FileExistsError:
-        raise _exists(store, manifest) from None
 
 
-def _document(manifest: Manifest) -> bytes:
-    return manifest.model_dump_json(indent=1).encode() + b"\n"
+def _refuse_published(store: ReleaseStore, manifest: Manifest) -> None:
+    if store.is_published(manifest.release):
+        raise _exists(store, manifest)
 
 
 def _exists(store: ReleaseStore, manifest: Manifest) -> ReleaseExistsError:

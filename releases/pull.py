@@ -9,7 +9,7 @@ from pathlib import Path
 
 from releases._atomic import partial_name, replacing, sync_to_disk
 from releases.checksums import OnBytes, ignore_bytes, problem_of
-from releases.errors import IncompleteReleaseError, ReleaseError
+from releases.errors import IncompleteReleaseError, LocalDiskError
 from releases.layout import Part, manifest_path, part_path
 from releases.local import at_work, discard, local_problems
 from releases.manifest import FileEntry, Manifest
@@ -31,8 +31,7 @@ def pull(
 
     What is there already is verified, and fetched again if damaged. Several processes may pull
     into one place. Raises ReleaseNotFoundError, ManifestError, StoreError, IncompleteReleaseError
-    naming the file and what differs, or ReleaseError when the local disk refuses; in each case
-    nothing incomplete is visible.
+    naming the file and what differs, or LocalDiskError; in each case nothing incomplete is visible.
     """
     manifest = store.manifest(release)
     with _disk_errors(into, release), at_work(into), ExitStack() as unfinished:
@@ -127,4 +126,4 @@ def _disk_errors(into: Path, release: int) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ReleaseError(f"{into}: cannot take release {release}: {reason}") from error
+        raise LocalDiskError(f"{into}: cannot take release {release}: {reason}") from error

@@ -25,10 +25,15 @@ from releases.layout import (
 from releases.manifest import Manifest, parse_manifest
 from releases.split import Split, parse_split
 
-__all__ = ["Listing", "ReleaseStore"]
+__all__ = ["Listing", "ReleaseStore", "claim_path"]
 
 _CHUNK_BYTES: Final = 1 << 20
 _RELEASE: Final = re.compile(r"([1-9][0-9]{0,18})")
+
+
+def claim_path(release: int) -> str:
+    """Name the claim of whoever is publishing a release, relative to the store."""
+    return f"{MANIFESTS}/{release}.publishing"
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ class ReleaseStore:
         """Take a release away: manifest first, so that nobody starts to read what then goes."""
         self.remove_file(manifest_path(release))
         self.remove_file(withdrawn_path(release))
+        self.remove_file(claim_path(release))
         for part in Part:
             self._remove(part_path(part, release), recursive=True)
 

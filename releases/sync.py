@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from releases.checksums import OnBytes, files_of, ignore_bytes
-from releases.errors import IncompleteReleaseError, ManifestError, ReleaseNotFoundError
+from releases.errors import (
+    IncompleteReleaseError,
+    LocalDiskError,
+    ManifestError,
+    ReleaseNotFoundError,
+)
 from releases.layout import Part, manifest_path
 from releases.local import local_manifests, local_problems, local_releases, remove_local
 from releases.manifest import Manifest
@@ -39,7 +44,8 @@ class Mirror:
     """Holds parts of the newest `keep` usable releases of a store below a local folder.
 
     Remembers which files this process has verified, and reads them again only when they change.
-    A refused release is tried again after `retry_seconds`: it may be gigabytes.
+    A refused release is tried again after `retry_seconds`: it may be gigabytes. So long, too,
+    nothing is fetched after the local disk refused a release.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class Mirror:
         self._retry_seconds = retry_seconds
         self._verified: dict[int, _Verified] = {}
         self._refusals: dict[int, _Refusal] = {}
+        self._disk_refusal: _Refusal | None = None
 
     @property
     def refused(self) -> dict[int, str]:
@@ -72,14 +79,29 @@ class Mirror:
         The newest release arrives first. Withdrawn ones go at once, others once `keep` newer
         ones are there. Raises StoreError or ReleaseError; what was held stays.
         """
+        held = self.fetch(on_bytes)
+        self.remove_all_but(manifest.release for manifest in held)
+        return held
+
+    def fetch(
+        self, on_bytes: OnBytes = ignore_bytes, *, without: Collection[int] = ()
+    ) -> list[Manifest]:
+        """Do as `sync` does, but remove only withdrawn releases.
+
+        For those who use what is on local disk: they may still refuse a new release, go back to
+        the one before it, and ask again `without` those that they refused.
+        """
         listing = self._store.listing()
         self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
-        held = self._hold_newest(listing.usable, on_bytes)
-        # A store that offers nothing (a wrong address, an emptied bucket) takes nothing away.
-        if held:
-            kept = {manifest.release for manifest in held}
+        return self._hold_newest((r for r in listing.usable if r not in without), on_bytes)
+
+    def remove_all_but(self, releases: Iterable[int]) -> None:
+        """Remove other releases from local disk; does nothing where none is named.
+
+        So a store that offers nothing (a wrong address, an emptied bucket) takes nothing away.
+        """
+        if kept := set(releases):
             self._remove(local_releases(self._into, self._parts) - kept)
-        return held
 
     def local(self) -> list[Manifest]:
         """Verified releases on local disk, newest first, without asking the store."""
@@ -108,8 +130,13 @@ class Mirror:
         refusal = self._refusals.get(release)
         if refusal is not None and time.monotonic() < refusal.retry_at:
             return None
+        if self._disk_refusal is not None and time.monotonic() < self._disk_refusal.retry_at:
+            raise LocalDiskError(self._disk_refusal.message)
         try:
             manifest = pull(self._store, release, self._into, self._parts, on_bytes)
+        except LocalDiskError as error:
+            self._disk_refusal = self._refusal(str(error))
+            raise
         except ReleaseNotFoundError:
             return None  # pruned since it was listed
         except (IncompleteReleaseError, ManifestError) as error:
@@ -123,7 +150,10 @@ class Mirror:
         before = self._refusals.get(release)
         if before is None or before.message != message:
             logger.error("release %d is refused: %s", release, message)
-        self._refusals[release] = _Refusal(message, time.monotonic() + self._retry_seconds)
+        self._refusals[release] = self._refusal(message)
+
+    def _refusal(self, message: str) -> _Refusal:
+        return _Refusal(message, time.monotonic() + self._retry_seconds)
 
     def _remove(self, releases: Iterable[int]) -> None:
         for release in releases:

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from service_runtime.background import BackgroundTasks
 from service_runtime.metrics import new_registry
 from service_runtime.server import RunningServer, Services, running_server
 from service_runtime.tf_serving_api import GET_MODEL_STATUS, MODEL_SERVICE, PREDICTION_SERVICE
@@ -25,8 +26,8 @@ async def serve(settings: TfServingSettings, stop: asyncio.Event) -> None:
     Raises StartupError for a bad model configuration or a port that is taken.
     """
     models = read_model_config(settings.model_config_file)
-    async with running_model_server(settings, models, _loading(settings)):
-        await stop.wait()
+    async with running_model_server(settings, models, _loading(settings)) as (_, background):
+        await background.run_until(stop)
 
 
 @asynccontextmanager
@@ -34,8 +35,10 @@ async def running_model_server(
     settings: TfServingSettings,
     models: tuple[ModelConfig, ...],
     load: Callable[[Path], Model],
-) -> AsyncIterator[RunningServer]:
+) -> AsyncIterator[tuple[RunningServer, BackgroundTasks]]:
     """Serve for as long as the context is open; `load` reads one version, in a thread of its own.
+
+    What follows the directories runs in the background tasks, for the caller to watch.
 
     Like TensorFlow Serving, the server does not describe its services by reflection.
     """
@@ -60,9 +63,9 @@ async def running_model_server(
             reflected=False,
         )
         running = await stack.enter_async_context(running_server(settings, services, registry))
-        following = asyncio.create_task(manager.follow(settings.poll_seconds))
-        stack.push_async_callback(_cancelled, following)
-        yield running
+        background = await stack.enter_async_context(BackgroundTasks())
+        background.start(manager.follow(settings.poll_seconds))
+        yield running, background
 
 
 def _loading(settings: TfServingSettings) -> Callable[[Path], Model]:
@@ -85,9 +88,3 @@ def _loading(settings: TfServingSettings) -> Callable[[Path], Model]:
         return model.load_model(directory)
 
     return load
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

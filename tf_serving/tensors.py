@@ -4,10 +4,9 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-import numpy as np
 from recsys.tfserving.v1 import prediction_pb2 as pb
 
-from service_runtime.tf_serving_api import array_of
+from service_runtime.tf_serving_api import TENSOR_TYPES, array_of
 from tf_serving.errors import InvalidInputError
 from tf_serving.signature import Array
 
@@ -17,15 +16,9 @@ MAX_ELEMENTS: Final = 4 * 1024 * 1024 // 8
 """Values per tensor: as many int64 as a message of 4 MiB holds. A single value may stand for a
 whole tensor, so a few bytes could otherwise ask for any amount of memory."""
 
-_FIELDS: Final = {
-    np.dtype(np.float32): (pb.DT_FLOAT, "float_val"),
-    np.dtype(np.float64): (pb.DT_DOUBLE, "double_val"),
-    np.dtype(np.int32): (pb.DT_INT32, "int_val"),
-    np.dtype(np.int64): (pb.DT_INT64, "int64_val"),
-    np.dtype(np.bool_): (pb.DT_BOOL, "bool_val"),
-}
+_BY_DTYPE: Final = {dtype: (number, field) for number, (dtype, field) in TENSOR_TYPES.items()}
 
-SUPPORTED_TYPES: Final = frozenset(_FIELDS)
+SUPPORTED_TYPES: Final = frozenset(_BY_DTYPE)
 """Of tensors that this server takes and gives."""
 
 
@@ -50,8 +43,8 @@ def _array_of(name: str, tensor: pb.TensorProto) -> Array:
 
 def response_tensor(array: Array) -> pb.TensorProto:
     """Pack an output value by value (`float_val`, `int_val`), as TensorFlow Serving does."""
-    number, values = _FIELDS[array.dtype]
-    tensor = pb.TensorProto(dtype=number)
+    number, values = _BY_DTYPE[array.dtype]
+    tensor = pb.TensorProto(dtype=pb.DataType.ValueType(number))
     for size in array.shape:
         tensor.tensor_shape.dim.add(size=size)
     getattr(tensor, values).extend(array.ravel().tolist())

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -54,13 +54,24 @@ def changes() -> list[None]:
 
 
 @pytest.fixture
+def on_change() -> list[Callable[[], object]]:
+    """What is called at each change of the holder."""
+    return []
+
+
+@pytest.fixture
 def holder(
-    store: ReleaseStore, tmp_path: Path, registry: CollectorRegistry, changes: list[None]
+    store: ReleaseStore,
+    tmp_path: Path,
+    registry: CollectorRegistry,
+    changes: list[None],
+    on_change: list[Callable[[], object]],
 ) -> ReleaseHolder:
     into = tmp_path / "local"
     mirror = Mirror(store, into, [Part.INDEX])
     metrics = FaissServerMetrics(registry)
-    return ReleaseHolder(store, mirror, into, metrics, lambda: changes.append(None))
+    on_change.append(lambda: changes.append(None))
+    return ReleaseHolder(store, mirror, into, metrics, lambda: [call() for call in on_change])
 
 
 @pytest.fixture

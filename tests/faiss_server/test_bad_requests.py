@@ -44,6 +44,7 @@ DOCUMENTED = {
         ({"excluded_ids": [bytes(9)]}, "excluded_ids[0]: 9 bytes are not values of 8 bytes"),
         ({"excluded_ids": [packed(4, -5)]}, "excluded_ids[0]: article id -5 is negative"),
         ({"excluded_ids": [bytes(8 * 6001)]}, "excluded_ids[0]: 6001 ids are more than 6000"),
+        ({"filters": [language_filter(1)] * 17}, "filters: 17 are more than 16"),
         ({"filters": [language_filter()]}, "filters[0].values: 0 are not 1 to 1000"),
         ({"filters": [language_filter(*range(1001))]}, "filters[0].values: 1001 are not 1 to 1000"),
         (

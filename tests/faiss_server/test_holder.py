@@ -1,21 +1,28 @@
 import json
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from faiss_server import holder as holder_module
+from faiss_server import loaded as loaded_module
+from faiss_server.article_index import ArticleIndex, open_article_index
 from faiss_server.holder import ReleaseHolder
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.metrics import FaissServerMetrics
 from releases.errors import StoreError
 from releases.layout import INDEX_FILE, Part, manifest_path, part_path
+from releases.local import local_releases
 from releases.manifest import Manifest
+from releases.prune import prune
 from releases.publish import publish
+from releases.split import Split
 from releases.store import ReleaseStore
 from releases.sync import Mirror
 from service_runtime.errors import BackendUnavailableError, ReleaseNotHeldError
@@ -71,7 +78,10 @@ def test_the_newest_two_are_loaded_newest_first(
 
 
 def test_the_oldest_is_out_of_memory_before_a_third_is_loaded(
-    holder: ReleaseHolder, add: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    on_change: list[Callable[[], object]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     add(A)
     add(B)
@@ -89,7 +99,7 @@ def test_the_oldest_is_out_of_memory_before_a_third_is_loaded(
 
     monkeypatch.setattr(holder_module, "load_release", load)
     dropped = threading.Event()
-    holder._on_change = lambda: dropped.set() if A not in holder.held.ready else None
+    on_change.append(lambda: dropped.set() if A not in holder.held.ready else None)
     add(C)
     with ThreadPoolExecutor(1) as pool:
         refreshed = pool.submit(holder.refresh)
@@ -153,13 +163,184 @@ def test_a_refused_release_is_reported_once_and_the_others_stay(
     assert record.getMessage() == (
         f"release {C} is refused: {file}: article_count is 700, the manifest says 699"
     )
-    assert ready(holder) == [B]
+    assert ready(holder) == [A, B]
     assert not holder.held.loading
     assert metric(registry, "recsys_release_refused_total", reason="index") == 1
     assert metric(registry, "recsys_release_refused_total", reason="files") == 0
     add(D)
     holder.refresh()
     assert ready(holder) == [B, D]
+
+
+GOLDEN_FAILS = {"golden_queries": [{"vector": [1.0] * 8, "article_ids": [1], "scores": [99.0]}]}
+
+
+def locally(tmp_path: Path) -> set[int]:
+    return local_releases(tmp_path / "local", [Part.INDEX])
+
+
+def test_a_release_that_turns_out_bad_gives_its_place_back(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    registry: CollectorRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+    alive = WeakSet(loaded.index for loaded in holder.held.ready.values())
+    resident: list[tuple[int, int]] = []
+
+    def load(manifest: Manifest, root: Path) -> LoadedRelease:
+        resident.append((manifest.release, len(alive)))
+        return load_release(manifest, root)
+
+    def opened(path: Path, manifest: Manifest) -> ArticleIndex:
+        index = open_article_index(path, manifest)
+        alive.add(index)
+        return index
+
+    monkeypatch.setattr(holder_module, "load_release", load)
+    monkeypatch.setattr(loaded_module, "open_article_index", opened)
+    add(C, **GOLDEN_FAILS)
+    for _ in range(3):
+        holder.refresh()
+    assert ready(holder) == [A, B]
+    assert resident == [(C, 1), (A, 1)]
+    assert locally(tmp_path) == {A, B}
+    assert not holder.held.loading
+    assert metric(registry, "recsys_release_refused_total", reason="golden_queries") == 1
+    assert metric(registry, "recsys_release", kind="index") == B
+    add(D)
+    holder.refresh()
+    assert ready(holder) == [B, D]
+    assert locally(tmp_path) == {B, D}
+
+
+def test_the_place_is_given_back_even_to_a_release_that_the_store_no_longer_has(
+    holder: ReleaseHolder, add: Callable[..., object], store: ReleaseStore, tmp_path: Path
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+    add(C, **GOLDEN_FAILS)
+    assert prune(store, 2) == [A]
+    holder.refresh()
+    assert ready(holder) == [A, B]
+    assert locally(tmp_path) == {A, B}
+
+
+def test_in_the_place_of_a_refused_release_comes_the_next_older_one(
+    holder: ReleaseHolder, add: Callable[..., object], tmp_path: Path
+) -> None:
+    for release in (A, B):
+        add(release)
+    add(C, **GOLDEN_FAILS)
+    holder.refresh()
+    assert ready(holder) == [A, B]
+    assert locally(tmp_path) == {A, B}
+
+
+def test_the_files_of_a_dropped_release_outlive_the_load_of_its_successor(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+    seen: list[set[int]] = []
+
+    def load(manifest: Manifest, root: Path) -> LoadedRelease:
+        seen.append(locally(tmp_path))
+        return load_release(manifest, root)
+
+    monkeypatch.setattr(holder_module, "load_release", load)
+    add(C)
+    holder.refresh()
+    assert seen == [{A, B, C}]
+    assert locally(tmp_path) == {B, C}
+
+
+def test_a_release_that_is_withdrawn_while_its_successor_is_loaded_does_not_come_back(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    store: ReleaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+
+    def load(manifest: Manifest, root: Path) -> LoadedRelease:
+        store.withdraw(A)
+        store.withdraw(B)
+        holder.look_while_busy()
+        assert ready(holder) == []
+        return load_release(manifest, root)
+
+    monkeypatch.setattr(holder_module, "load_release", load)
+    add(C, **GOLDEN_FAILS)
+    holder.refresh()
+    assert ready(holder) == []
+
+
+def test_a_release_that_is_withdrawn_while_it_is_loaded_does_not_enter_service(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    store: ReleaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load(manifest: Manifest, root: Path) -> LoadedRelease:
+        store.withdraw(A)
+        holder.look_while_busy()
+        return load_release(manifest, root)
+
+    monkeypatch.setattr(holder_module, "load_release", load)
+    add(A)
+    holder.refresh()
+    assert ready(holder) == []
+    assert not holder.held.loading
+
+
+def test_a_split_is_seen_during_a_fetch(
+    holder: ReleaseHolder, add: Callable[..., object], store: ReleaseStore
+) -> None:
+    split = Split(release=A, share=0.5, changed_at_ms=1)
+    seen: list[Split | None] = []
+
+    def while_fetching(_count: int) -> None:
+        store.set_split(split)
+        holder.look_while_busy()
+        seen.append(holder.split)
+
+    add(A)
+    holder.refresh(while_fetching)
+    assert seen[0] == split
+
+
+def test_the_memory_of_a_dropped_release_is_freed_by_the_thread_that_follows_the_store(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    store: ReleaseStore,
+    on_change: list[Callable[[], object]],
+) -> None:
+    add(A)
+    holder.refresh()
+    in_use = holder.get(A)
+    freed_by: list[threading.Thread] = []
+    weakref.finalize(in_use.index, lambda: freed_by.append(threading.current_thread()))
+    dropped = threading.Event()
+    on_change.append(dropped.set)
+    store.withdraw(A)
+    follower = threading.Thread(target=holder.refresh)
+    follower.start()
+    assert dropped.wait(10)
+    del in_use
+    follower.join(10)
+    assert freed_by == [follower]
 
 
 def test_a_fault_in_loading_is_a_refusal_with_a_traceback(

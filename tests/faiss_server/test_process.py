@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from recsys.faiss.v1 import faiss_service_pb2 as pb
 from recsys.faiss.v1 import faiss_service_pb2_grpc as pb_grpc
 
+from local_stack.processes import tied_to_this_process
 from releases.layout import Part
 from releases.store import ReleaseStore
 from tests.faiss_server.making import publish_release
@@ -43,7 +44,7 @@ def environment(tmp_path: Path, store: ReleaseStore) -> dict[str, str]:
 def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
     own = {name: os.environ[name] for name in os.environ if not name.startswith("FAISS_SERVER_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "faiss_server", *arguments],
+        tied_to_this_process([sys.executable, "-m", "faiss_server", *arguments]),
         env=own | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

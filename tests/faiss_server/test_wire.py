@@ -11,10 +11,13 @@ import pytest
 from recsys.faiss.v1 import faiss_service_pb2 as pb
 
 from faiss_server import holder as holder_module
-from faiss_server.attributes import AttributeFilter
+from faiss_server import server as server_module
+from faiss_server.attributes import AttributeFilter, Attributes, Matching
+from faiss_server.config import FaissServerSettings
 from faiss_server.errors import RefusalReason, ReleaseRefusedError
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.search import Searcher, SearchQuery, SearchResult
+from faiss_server.server import serve
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
 from releases.manifest import Manifest
@@ -181,6 +184,67 @@ async def test_health_follows_the_releases(
     await until_health(server.channel, NOT_SERVING)
     publish_release(store, tmp_path / "staging", B)
     await until_health(server.channel, SERVING)
+
+
+async def test_a_withdrawal_reaches_health_and_status_while_another_release_is_loaded(
+    server: RunningFaissServer, store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    began = asyncio.Event()
+    go_on = asyncio.Event()
+
+    def load(manifest: Manifest, root: Path) -> LoadedRelease:
+        loop.call_soon_threadsafe(began.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
+        return load_release(manifest, root)
+
+    monkeypatch.setattr(holder_module, "load_release", load)
+    await asyncio.to_thread(publish_release, store, tmp_path / "staging", B)
+    await asyncio.wait_for(began.wait(), 10)
+    await until_health(server.channel, SERVING)
+    store.withdraw(A)
+    async with asyncio.timeout(5):
+        await until_health(server.channel, NOT_SERVING)
+    (status,) = (await server.faiss.GetStatus(pb.GetStatusRequest())).releases
+    assert (status.release, status.state) == (B, pb.RELEASE_STATE_LOADING)
+    go_on.set()
+    await until_health(server.channel, SERVING)
+
+
+async def test_conditions_are_evaluated_beside_the_event_loop(
+    server: RunningFaissServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    evaluate = Attributes.matching
+
+    def while_others_are_answered(
+        self: Attributes, filters: frozenset[AttributeFilter]
+    ) -> Matching:
+        status = server.faiss.GetStatus
+
+        async def ask() -> None:
+            await status(pb.GetStatusRequest())
+
+        asyncio.run_coroutine_threadsafe(ask(), loop).result(10)
+        return evaluate(self, filters)
+
+    monkeypatch.setattr(Attributes, "matching", while_others_are_answered)
+    response = await server.faiss.Search(good_search(filters=[language_filter(1, 2)] * 16))
+    assert sum(response.counts) == 10
+
+
+async def test_a_fault_in_what_health_follows_ends_the_server(
+    store: ReleaseStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError("nobody foresaw this")
+
+    monkeypatch.setattr(server_module, "_follow_health", fail)
+    settings = FaissServerSettings(
+        port=0, metrics_port=0, store=store.url, local_dir=tmp_path / "local"
+    )
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(serve(settings, asyncio.Event()), 10)
 
 
 async def test_a_full_server_refuses_searches_but_not_status(

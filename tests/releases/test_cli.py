@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from local_stack.processes import tied_to_this_process
 from releases.__main__ import main
 from releases.layout import Part, manifest_path
 from releases.local import local_releases
-from releases.store import ReleaseStore
+from releases.store import ReleaseStore, claim_path
 from tests.support.releases import publish_tiny, tiny_release
 
 
@@ -109,6 +110,18 @@ def test_publishing_twice_is_an_error(
     assert capsys.readouterr().err.startswith(f"error: {store.url} already has release 7")
 
 
+def test_a_dead_publish_of_other_contents_has_to_be_taken_over(
+    store: ReleaseStore, staging: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.create(claim_path(7), b"{}")
+    document = tmp_path / "manifest.json"
+    document.write_text(tiny_release(staging, 7).model_dump_json())
+    assert run(store, "publish", "--staging", staging, "--manifest", document) == 1
+    assert "if that publisher is dead, repeat with --take-over" in capsys.readouterr().err
+    again = run(store, "publish --take-over", "--staging", staging, "--manifest", document)
+    assert (again, store.published()) == (0, [7])
+
+
 def test_a_refused_release_fails_a_single_pull_and_is_named(
     disk_store: ReleaseStore, staging: Path, into: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,7 +152,9 @@ def test_a_side_car_follows_the_store_until_it_is_told_to_stop(
     disk_store: ReleaseStore, staging: Path, into: Path, stop: signal.Signals
 ) -> None:
     publish_tiny(disk_store, staging, 1)
-    command = [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
+    command = tied_to_this_process(
+        [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
+    )
     environment = os.environ | {"RELEASES_STORE": disk_store.url}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as side_car:
         assert side_car.stderr is not None

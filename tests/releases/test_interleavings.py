@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from releases.checksums import OnBytes, ignore_bytes
 from releases.errors import (
     IncompleteReleaseError,
+    ReleaseClaimedError,
     ReleaseExistsError,
     ReleaseNotFoundError,
     StoreError,
@@ -25,10 +26,11 @@ from releases.errors import (
 from releases.layout import MANIFESTS, Part, part_path
 from releases.local import local_releases
 from releases.prune import prune
+from releases.publish import publish
 from releases.store import ReleaseStore
 from releases.sync import Mirror
 from releases.verify import verify
-from tests.support.releases import publish_tiny, tiny_files
+from tests.support.releases import publish_tiny, tiny_files, tiny_release
 
 SERVED = (Part.MODEL, Part.INDEX)
 KEEP = 2
@@ -85,6 +87,7 @@ class Interleavings(RuleBasedStateMachine):
         self.files: dict[int, dict[str, bytes]] = {}
         self.published: set[int] = set()
         self.withdrawn: set[int] = set()
+        self.claimed: dict[int, str] = {}
         self.damaged_in_store: set[tuple[int, Part]] = set()
         self.damaged_locally: set[tuple[int, Part]] = set()
         self.restart()
@@ -96,25 +99,37 @@ class Interleavings(RuleBasedStateMachine):
     def usable(self) -> list[int]:
         return sorted(self.published - self.withdrawn, reverse=True)
 
-    @rule(release=releases, content=contents)
-    def publish(self, release: int, content: str) -> None:
+    @rule(release=releases, content=contents, take_over=st.booleans())
+    def publish(self, release: int, content: str, *, take_over: bool) -> None:
+        if release in self.files and release not in self.published:
+            return  # an id that was pruned is not given again
         staging = Path(tempfile.mkdtemp(dir=self.home))
-        if release in self.published:
-            with pytest.raises(ReleaseExistsError):
-                publish_tiny(self.store, staging, release, content)
-        elif release not in self.files:  # an id that was pruned is not given again
-            publish_tiny(self.store, staging, release, content)
-            self.published.add(release)
-            self.files[release] = tiny_files(release, content)
+        manifest = tiny_release(staging, release, content)
+        if (error := self._hindrance(release, content, take_over=take_over)) is not None:
+            with pytest.raises(error):
+                publish(self.store, staging, manifest, take_over=take_over)
+            return
+        publish(self.store, staging, manifest, take_over=take_over)
+        self.published.add(release)
+        self.claimed.pop(release, None)
+        self.files[release] = tiny_files(release, content)
 
     @rule(release=releases, content=contents, uploads=st.integers(0, 6))
     def die_while_publishing(self, release: int, content: str, uploads: int) -> None:
         store = DyingStore(self.store.url)
         store.uploads_left = uploads
         staging = Path(tempfile.mkdtemp(dir=self.home))
-        error = ReleaseExistsError if release in self.published else StoreError
-        with pytest.raises(error):
+        error = self._hindrance(release, content, take_over=False)
+        with pytest.raises(error or StoreError):
             publish_tiny(store, staging, release, content)
+        if error is None:
+            self.claimed[release] = content
+
+    def _hindrance(self, release: int, content: str, *, take_over: bool) -> type[Exception] | None:
+        if release in self.published:
+            return ReleaseExistsError
+        claimed_by_others = self.claimed.get(release, content) != content
+        return ReleaseClaimedError if claimed_by_others and not take_over else None
 
     @rule(release=releases)
     def withdraw(self, release: int) -> None:
@@ -133,6 +148,7 @@ class Interleavings(RuleBasedStateMachine):
         assert removed & self.published == old
         assert all(release < kept[-1] for release in removed)
         self.published -= old
+        self.claimed = {r: content for r, content in self.claimed.items() if r not in removed}
         self.withdrawn -= old
 
     @precondition(lambda self: self.published)

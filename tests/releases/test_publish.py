@@ -1,19 +1,27 @@
+import json
 import threading
 from pathlib import Path
 
 import pytest
 
 from releases.checksums import OnBytes, describe_files, ignore_bytes
-from releases.errors import IncompleteReleaseError, ReleaseExistsError, StoreError
+from releases.errors import (
+    IncompleteReleaseError,
+    ReleaseClaimedError,
+    ReleaseError,
+    ReleaseExistsError,
+    StoreError,
+)
 from releases.layout import manifest_path
+from releases.prune import prune
 from releases.publish import publish
-from releases.store import ReleaseStore
+from releases.store import ReleaseStore, claim_path
 from releases.verify import verify
 from tests.support.releases import publish_tiny, stage_files, tiny_files, tiny_release
 
 
 class DyingStore(ReleaseStore):
-    """Fails after some uploads, as a publish that is killed."""
+    """Fails after some uploads, and stores nothing from then on, as a publish that is killed."""
 
     def __init__(self, url: str, uploads: int) -> None:
         super().__init__(url)
@@ -49,41 +57,154 @@ def test_a_withdrawn_release_is_not_published_again(store: ReleaseStore, staging
         publish(store, staging, manifest)
 
 
-def test_of_two_publishers_at_the_same_time_one_wins(
-    disk_store: ReleaseStore, tmp_path: Path
+@pytest.mark.parametrize("attempt", range(5))
+def test_of_publishers_of_different_contents_at_the_same_time_one_wins(
+    disk_store: ReleaseStore, tmp_path: Path, attempt: int
 ) -> None:
     start = threading.Barrier(4)
-    won: list[int] = []
+    outcomes: dict[str, ReleaseError | None] = {}
 
-    def attempt(number: int) -> None:
-        manifest = tiny_release(tmp_path / str(number), 7)
-        manifest = manifest.model_copy(update={"run_started": str(number)})
+    def race(content: str) -> None:
+        staging = tmp_path / content
+        manifest = tiny_release(staging, 7, content)
         start.wait()
         try:
-            publish(disk_store, tmp_path / str(number), manifest)
-        except (ReleaseExistsError, StoreError, FileNotFoundError):
-            return
-        won.append(number)
+            publish(disk_store, staging, manifest)
+        except ReleaseError as error:
+            outcomes[content] = error
+        else:
+            outcomes[content] = None
 
-    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=race, args=(content,)) for content in "abcd"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(won) == 1
-    assert verify(disk_store, 7).run_started == str(won[0])
+    (winner,) = (content for content, error in outcomes.items() if error is None)
+    losers = [error for error in outcomes.values() if error is not None]
+    assert {type(error) for error in losers} <= {ReleaseClaimedError, ReleaseExistsError}
+    verify(disk_store, 7)
+    assert contents(disk_store, 7) == tiny_files(7, winner)
+
+
+def test_a_publisher_that_comes_late_changes_nothing_of_what_is_under_way(
+    disk_store: ReleaseStore, tmp_path: Path
+) -> None:
+    late = tiny_release(tmp_path / "late", 7, "late")
+
+    class InterruptedStore(ReleaseStore):
+        def create(self, path: str, data: bytes) -> None:
+            if path == manifest_path(7):
+                with pytest.raises(ReleaseClaimedError, match="publish under a new id"):
+                    publish(disk_store, tmp_path / "late", late)
+            super().create(path, data)
+
+    publish_tiny(InterruptedStore(disk_store.url), tmp_path / "early", 7, "early")
+    verify(disk_store, 7)
+    assert contents(disk_store, 7) == tiny_files(7, "early")
+    with pytest.raises(ReleaseExistsError):
+        publish(disk_store, tmp_path / "late", late, take_over=True)
+    assert contents(disk_store, 7) == tiny_files(7, "early")
+
+
+def test_a_publisher_that_looked_before_the_other_was_done_finds_out_in_time(
+    disk_store: ReleaseStore, tmp_path: Path
+) -> None:
+    manifest = tiny_release(tmp_path / "late", 7, "late")
+    total = sum(entry.size for entry in manifest.files)
+    seen = 0
+
+    def publish_the_other_when_all_is_checked(count: int) -> None:
+        nonlocal seen
+        seen += count
+        if seen == total:
+            publish_tiny(disk_store, tmp_path / "early", 7, "early")
+
+    with pytest.raises(ReleaseExistsError):
+        publish(disk_store, tmp_path / "late", manifest, publish_the_other_when_all_is_checked)
+    assert contents(disk_store, 7) == tiny_files(7, "early")
+    assert not claims(disk_store)
+
+
+def claims(store: ReleaseStore) -> list[str]:
+    return [path.name for path in Path(store.url).rglob("*.publishing")]
+
+
+def test_nothing_is_left_of_a_claim_once_the_release_is_published(
+    disk_store: ReleaseStore, staging: Path
+) -> None:
+    publish_tiny(disk_store, staging, 7)
+    assert not claims(disk_store)
+
+
+def test_a_claim_says_since_when_and_for_which_contents(
+    disk_store: ReleaseStore, staging: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError):
+        publish_tiny(DyingStore(disk_store.url, 0), staging, 7)
+    path = Path(disk_store.url) / claim_path(7)
+    claim = json.loads(path.read_text())
+    assert claim.keys() == {"schema_version", "manifest_sha256", "claimed_at_ms"}
+    path.write_text(json.dumps(claim | {"claimed_at_ms": 1_700_000_000_000}))
+    with pytest.raises(ReleaseClaimedError, match="at 2023-11-14 22:13:20 UTC: publish under"):
+        publish_tiny(disk_store, tmp_path / "other", 7, "other")
+    path.write_text("{")
+    with pytest.raises(ReleaseClaimedError, match="other contents: publish under"):
+        publish_tiny(disk_store, staging, 7)
+    publish(disk_store, staging, tiny_release(staging, 7), take_over=True)
+    verify(disk_store, 7)
+
+
+def test_a_publisher_whose_claim_was_taken_over_does_not_publish(
+    disk_store: ReleaseStore, staging: Path
+) -> None:
+    class TakenOverStore(ReleaseStore):
+        def file_sizes(self, release: int) -> dict[str, int]:
+            path = Path(self.url) / claim_path(release)
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"manifest_sha256": "x"}))
+            return super().file_sizes(release)
+
+    with pytest.raises(ReleaseClaimedError):
+        publish_tiny(TakenOverStore(disk_store.url), staging, 7)
+    assert disk_store.published() == []
 
 
 @pytest.mark.parametrize("uploads", [0, 1, 6])
 def test_an_interrupted_publish_shows_nothing_and_can_be_repeated(
+    store: ReleaseStore, staging: Path, uploads: int
+) -> None:
+    with pytest.raises(StoreError, match="connection lost"):
+        publish_tiny(DyingStore(store.url, uploads), staging, 7)
+    assert store.published() == []
+    publish_tiny(store, staging, 7)
+    assert contents(store, 7) == tiny_files(7)
+
+
+@pytest.mark.parametrize("uploads", [0, 1, 6])
+def test_other_contents_take_over_from_a_dead_publish_only_when_told_to(
     store: ReleaseStore, staging: Path, tmp_path: Path, uploads: int
 ) -> None:
     stage_files(tmp_path / "old", {"models/user_tower/7/assets/old_name": b"old"})
     with pytest.raises(StoreError, match="connection lost"):
         publish_tiny(DyingStore(store.url, uploads), tmp_path / "old", 7, "interrupted")
-    assert store.published() == []
-    publish_tiny(store, staging, 7, "repeated")
-    assert contents(store, 7) == tiny_files(7, "repeated")
+    left = contents(store, 7)
+    manifest = tiny_release(staging, 7, "other")
+    with pytest.raises(ReleaseClaimedError, match="--take-over"):
+        publish(store, staging, manifest)
+    assert contents(store, 7) == left
+    publish(store, staging, manifest, take_over=True)
+    assert contents(store, 7) == tiny_files(7, "other")
+
+
+def test_the_claim_of_a_dead_publish_is_pruned_with_what_it_left(
+    disk_store: ReleaseStore, staging: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError):
+        publish_tiny(DyingStore(disk_store.url, 1), tmp_path / "old", 7)
+    for release in (8, 9):
+        publish_tiny(disk_store, staging, release)
+    assert prune(disk_store, 2) == [7]
+    assert not claims(disk_store)
 
 
 def test_a_half_written_file_is_not_left_under_its_name(
@@ -188,8 +309,8 @@ def test_the_manifest_arrives_after_every_file(
     create = disk_store.create
 
     def spy(path: str, data: bytes) -> None:
-        assert path == manifest_path(7)
-        stored_before.append(contents(disk_store, 7))
+        if path == manifest_path(7):
+            stored_before.append(contents(disk_store, 7))
         create(path, data)
 
     monkeypatch.setattr(disk_store, "create", spy)

@@ -1,3 +1,4 @@
+import errno
 import logging
 import queue
 import threading
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from releases.checksums import OnBytes, ignore_bytes, read_chunks
-from releases.errors import StoreError
+from releases.errors import LocalDiskError, StoreError
 from releases.layout import Part, manifest_path
 from releases.local import local_manifests, local_releases
 from releases.manifest import Manifest
@@ -195,6 +196,84 @@ def test_unchanged_files_are_read_once_by_each_process(
     assert len(opened) == len(set(opened)) == 10
 
 
+def test_a_fetch_removes_nothing_that_may_still_be_in_use(
+    store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    for release in (1, 2, 3):
+        publish_tiny(store, staging, release)
+    mirror = Mirror(store, into, SERVED)
+    mirror.sync()
+    publish_tiny(store, staging, 4)
+    assert held(mirror.fetch()) == [4, 3]
+    assert local_releases(into, SERVED) == {2, 3, 4}
+    assert held(mirror.fetch(without={4})) == [3, 2]
+    assert held(mirror.fetch(without={4, 3})) == [2, 1]
+    store.withdraw(3)
+    assert held(mirror.fetch(without={4})) == [2, 1]
+    assert local_releases(into, SERVED) == {1, 2, 4}
+    mirror.remove_all_but([])
+    assert local_releases(into, SERVED) == {1, 2, 4}
+    mirror.remove_all_but([2, 1])
+    assert local_releases(into, SERVED) == {1, 2}
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No file can be written until this is undone."""
+
+    def refuse(_stream: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("releases.pull.sync_to_disk", refuse)
+    return monkeypatch
+
+
+def test_a_full_disk_is_not_tried_again_at_every_look(
+    disk_store: ReleaseStore, staging: Path, into: Path, full_disk: pytest.MonkeyPatch
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    store = CountingStore(disk_store.url)
+    mirror = Mirror(store, into, SERVED)
+    for _ in range(3):
+        with pytest.raises(LocalDiskError, match="release 1: No space left on device"):
+            mirror.sync()
+    assert len(store.read) == 1
+    full_disk.undo()
+    with pytest.raises(LocalDiskError):
+        mirror.sync()
+    assert len(store.read) == 1
+
+
+def test_a_full_disk_is_tried_again_after_a_while(
+    disk_store: ReleaseStore, staging: Path, into: Path, full_disk: pytest.MonkeyPatch
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    mirror = Mirror(disk_store, into, SERVED, retry_seconds=0)
+    with pytest.raises(LocalDiskError):
+        mirror.sync()
+    full_disk.undo()
+    assert held(mirror.sync()) == [1]
+
+
+def test_a_full_disk_costs_nothing_of_what_is_held_and_keeps_nothing_that_is_withdrawn(
+    disk_store: ReleaseStore, staging: Path, into: Path, request: pytest.FixtureRequest
+) -> None:
+    for release in (1, 2, 3):
+        publish_tiny(disk_store, staging, release)
+    mirror = Mirror(disk_store, into, SERVED)
+    mirror.sync()
+    request.getfixturevalue("full_disk")
+    publish_tiny(disk_store, staging, 4)
+    disk_store.withdraw(2)
+    with pytest.raises(LocalDiskError):
+        mirror.sync()
+    assert held(mirror.local()) == [3]
+    disk_store.withdraw(3)
+    with pytest.raises(LocalDiskError):
+        mirror.sync()
+    assert mirror.local() == []
+
+
 def test_a_local_file_that_changes_is_repaired(
     disk_store: ReleaseStore, staging: Path, into: Path
 ) -> None:
@@ -284,7 +363,7 @@ def watched(
     mirror = ReportingMirror(store, into, SERVED)
     mirror.outcomes = queue.Queue()
     stop = threading.Event()
-    watcher = threading.Thread(target=watch, args=(mirror, 0.01, stop))
+    watcher = threading.Thread(target=watch, args=(mirror.sync, 0.01, stop))
     watcher.start()
     yield store, mirror
     stop.set()
@@ -327,7 +406,35 @@ def test_watch_outlives_a_store_that_is_away_and_says_so_once(
     publish_tiny(disk_store, staging, 2)
     mirror.wait_for([2, 1])
     assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == [
-        "cannot sync, will retry: no route to host"
+        "cannot follow the store, will retry: no route to host"
+    ]
+
+
+def test_watch_outlives_what_nobody_foresaw_and_reports_each_fault_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop = threading.Event()
+    faults: list[Exception] = [
+        ValueError("odd"), ValueError("odd"), StoreError("away"), StoreError("away"),
+        OSError("disk"), ValueError("odd"),
+    ]  # fmt: skip
+    left = iter(faults)
+
+    def look(_on_bytes: OnBytes) -> None:
+        fault = next(left, None)
+        if fault is None:
+            stop.set()
+            return
+        raise fault
+
+    failures: list[None] = []
+    watch(look, 0, stop, lambda: failures.append(None))
+    assert len(failures) == len(faults)
+    assert [(record.getMessage(), bool(record.exc_info)) for record in caplog.records] == [
+        ("cannot follow the store, will retry: odd", True),
+        ("cannot follow the store, will retry: away", False),
+        ("cannot follow the store, will retry: disk", False),
+        ("cannot follow the store, will retry: odd", True),
     ]
 
 
@@ -342,6 +449,6 @@ def test_watch_stops_in_the_middle_of_a_download(
             stop.set()
             yield from super().chunks(path)
 
-    watch(Mirror(StoppingStore(disk_store.url), into, SERVED), 3600, stop)
+    watch(Mirror(StoppingStore(disk_store.url), into, SERVED).sync, 3600, stop)
     assert local_releases(into, SERVED) == set()
     assert not list(into.rglob("*.partial"))

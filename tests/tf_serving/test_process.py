@@ -15,6 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from local_stack.processes import tied_to_this_process
 from tests.tf_serving.serving import HISTORY, MODEL, Client, SavedModels, Versions
 from tf_serving.versions import State
 
@@ -55,7 +56,8 @@ def started(tmp_path: Path, saved_models: SavedModels) -> Iterator[subprocess.Po
     """A process that listens and is about to load version 3; killed if the test does not end it."""
     Versions(tmp_path / MODEL).add(3, saved_models.scaled_by(3))
     env = environment(tmp_path)
-    with subprocess.Popen(COMMAND, env=env, stderr=subprocess.PIPE, text=True) as process:
+    command = tied_to_this_process(COMMAND)
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -92,7 +94,12 @@ def test_sigterm_while_tensorflow_is_being_imported_ends_the_process_well(tmp_pa
 def failed_start(env: dict[str, str]) -> str:
     """Start it and answer its one line on standard error."""
     result = subprocess.run(
-        COMMAND, env=env, capture_output=True, text=True, timeout=30, check=False
+        tied_to_this_process(COMMAND),
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
     assert result.returncode == 1
     assert result.stdout == ""

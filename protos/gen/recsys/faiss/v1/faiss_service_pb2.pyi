@@ -93,7 +93,9 @@ class SearchRequest(_message.Message):
 
     @_builtins.property
     def filters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeFilter]:
-        """Conditions that all answered articles meet; the same for all vectors."""
+        """Conditions that all answered articles meet; the same for all vectors. At most
+        16.
+        """
 
     def __init__(
         self,
