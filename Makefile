@@ -3,8 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down test lint types imports fmt proto verify-proto docs lock
+.PHONY: help install demo up down test chaos lint types imports fmt proto verify-proto docs lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,6 +13,7 @@ help: ## This list
 install: $(INSTALLED) ## Everything into .venv
 
 $(INSTALLED): requirements/all.txt pyproject.toml
+	@$(PYTHON) -c '$(SUPPORTED)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/all.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . && touch $@
@@ -27,6 +29,9 @@ down: $(INSTALLED) ## Stop what `make up` started
 
 test: lint types imports verify-proto ## Every test, linters, types, import rules, proto check
 	@$(BIN)/python -m pytest
+
+chaos: $(INSTALLED) ## Break everything under load, and judge the answers (QUICK=1: a minute)
+	@$(BIN)/python -m tests.chaos
 
 lint: $(INSTALLED) ## ruff, codespell, buf
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

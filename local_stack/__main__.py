@@ -10,8 +10,15 @@ import typer
 
 from local_stack.demo import DemoOptions, learn_release, run_demo
 from local_stack.errors import StackError
-from local_stack.stack import FIXED_PORTS
-from local_stack.supervisor import start_supervisor, stop_supervisor, supervise
+from local_stack.stack import FIXED_PORTS, FREE_PORTS, read_address
+from local_stack.supervisor import (
+    refuse_second,
+    start_supervisor,
+    stop_supervisor,
+    supervise,
+)
+from releases.errors import ReleaseError
+from releases.store import ReleaseStore
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -29,6 +36,7 @@ Items = Annotated[
     Path | None, typer.Option(help="CSV of item_id,title.", exists=True, dir_okay=False)
 ]
 Directory = Annotated[Path, typer.Option(help="Where everything is kept.")]
+FreePorts = Annotated[bool, typer.Option("--free-ports", help="Not the fixed ports.")]
 
 
 @app.command()
@@ -41,17 +49,27 @@ def demo(
 
 
 @app.command()
-def up(events: Events = None, items: Items = None, directory: Directory = _UP) -> None:
-    """Start the stack on the fixed ports and leave it running; learns a release the first time."""
+def up(
+    events: Events = None,
+    items: Items = None,
+    directory: Directory = _UP,
+    free_ports: FreePorts = False,
+) -> None:
+    """Start the stack and leave it running.
+
+    Learns a release when there is none yet, and a newer one from --events or --items.
+    """
+    refuse_second(directory)
     directory.mkdir(parents=True, exist_ok=True)
     store = directory / "store"
-    if not (store / "releases").is_dir():
+    if events or items or not ReleaseStore(str(store)).usable():
         quick = bool(os.environ.get("QUICK"))
         learn_release(DemoOptions(directory, events, items, quick), store, directory / "pipeline")
-    start_supervisor(directory)
-    for name in ("recommender", "faiss_server", "model_server"):
-        port, metrics_port = getattr(FIXED_PORTS, name)
-        print(f"{name:12} 127.0.0.1:{port}   metrics http://127.0.0.1:{metrics_port}/metrics")
+    start_supervisor(directory, free_ports=free_ports)
+    for name in ("recommender", "faiss-server", "model-server"):
+        address = read_address(directory / "stack", name)
+        metrics = f"http://127.0.0.1:{address.metrics_port}/metrics"
+        print(f"{name:12} {address.target}   metrics {metrics}")
     print("`make down` stops it")
 
 
@@ -62,18 +80,18 @@ def down(directory: Directory = _UP) -> None:
 
 
 @app.command(name="supervise", hidden=True)
-def run_supervisor(directory: Directory = _UP) -> None:
+def run_supervisor(directory: Directory = _UP, free_ports: FreePorts = False) -> None:
     """Run the stack until SIGTERM; what `up` starts in the background."""
-    supervise(directory, directory / "store")
+    supervise(directory, directory / "store", FREE_PORTS if free_ports else FIXED_PORTS)
 
 
 def main() -> None:
-    """Run the command line; a StackError becomes one line and the exit code 1."""
+    """Run the command line; what goes wrong becomes one line and the exit code 1."""
     # By default SIGTERM ends Python without closing anything.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
-    except StackError as error:
+    except (StackError, ReleaseError) as error:
         sys.exit(f"local_stack: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -18,19 +18,19 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from local_stack.calls import naming_call, views_of
 from local_stack.errors import StackError
 from local_stack.exact import ExactAnswers
 from local_stack.processes import tied_to_this_process
 from local_stack.stack import LocalStack
 from local_stack.views import UserViews, last_views, titles
-from releases.layout import Part
+from releases.layout import HISTORY_LENGTH, Part
 from releases.manifest import Manifest
 from releases.store import ReleaseStore
 from reporting import Figure, Report, print_report, write_report
 
 __all__ = ["DemoOptions", "learn_release", "run_demo"]
 
-_HISTORY = 50
 _LIMIT = 200
 _SHOWN_USERS = 3
 _SHOWN_ARTICLES = 8
@@ -71,7 +71,7 @@ def run_demo(options: DemoOptions) -> int:
     store = options.directory / "store"
     workdir = options.directory / "pipeline"
     manifest = learn_release(options, store, workdir)
-    views = last_views(workdir / "events.parquet", _HISTORY)
+    views = last_views(workdir / "events.parquet", HISTORY_LENGTH)
     console.print("starting Redis, model server, faiss server and recommender ...")
     with LocalStack(options.directory / "stack", str(store)) as stack:
         stack.wait_until_serving()
@@ -113,18 +113,8 @@ def _ask_everyone(
     stub: pb2_grpc.RecommenderServiceStub, exact: ExactAnswers, views: list[UserViews]
 ) -> _Answers:
     for user in track(views, "recording views", transient=True):
-        stub.RecordViews(
-            pb2.RecordViewsRequest(
-                user_id=user.user_id,
-                views=[
-                    pb2.View(article_id=article, viewed_at_ms=at * 1000 + place)
-                    for place, (article, at) in enumerate(
-                        zip(user.article_ids, user.viewed_at, strict=True)
-                    )
-                ],
-            ),
-            timeout=5,
-        )
+        with naming_call("RecordViews"):
+            stub.RecordViews(views_of(user), timeout=5)
     answers = _Answers()
     for user in track(views, "asking for candidates", transient=True):
         _ask(stub, exact, user, answers)
@@ -135,14 +125,14 @@ def _ask(
     stub: pb2_grpc.RecommenderServiceStub, exact: ExactAnswers, user: UserViews, answers: _Answers
 ) -> None:
     request = pb2.GetCandidatesRequest(user_id=user.user_id, limit=_LIMIT, exclude_viewed=True)
-    response, call = stub.GetCandidates.with_call(request, timeout=1)
+    with naming_call("GetCandidates"):
+        response, call = stub.GetCandidates.with_call(request, timeout=1)
     answers.sources.append(pb2.Source.Name(response.source).removeprefix("SOURCE_"))
     answers.releases.add(response.release)
     answers.counts.append(len(response.article_ids))
     for stage, milliseconds in _stage_times(call).items():
         answers.stage_ms.setdefault(stage, []).append(milliseconds)
-    newest_first = list(dict.fromkeys(reversed(user.article_ids)))
-    expected = exact.candidates(newest_first, len(response.article_ids))
+    expected = exact.candidates(user.article_ids[::-1], len(response.article_ids))
     answers.overlaps.append(float(np.isin(expected, response.article_ids).mean()))
     if len(answers.shown) < _SHOWN_USERS:
         answers.shown.append((user, response))

@@ -15,7 +15,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from local_stack.processes import Process
 from local_stack.redis import start_redis
 
-__all__ = ["FIXED_PORTS", "FREE_PORTS", "Address", "LocalStack", "Ports", "wait_for_serving"]
+__all__ = [
+    "FIXED_PORTS",
+    "FREE_PORTS",
+    "Address",
+    "LocalStack",
+    "Ports",
+    "read_address",
+    "wait_for_serving",
+]
 
 _LISTENING_SECONDS = 60.0  # importing TensorFlow on a busy machine
 _SERVING_SECONDS = 120.0
@@ -144,7 +152,7 @@ class LocalStack:
     def _serve(self, name: str, ports: tuple[int, int], settings: Mapping[str, str]) -> None:
         """Start one of our servers with settings given by their names without the prefix."""
         module, prefix = _SERVERS[name]
-        ready_file = self._ready_file(name)
+        ready_file = _ready_file(self._directory, name)
         ready_file.unlink(missing_ok=True)
         own = {
             "PORT": str(ports[0]),
@@ -166,11 +174,11 @@ class LocalStack:
         self.processes[name] = Process(name, command, self._log(name), environment or {})
 
     def _listening(self, name: str) -> Address:
-        ready_file = self._ready_file(name)
-        self.processes[name].wait_until(ready_file.exists, _LISTENING_SECONDS)
-        address = Address(**json.loads(ready_file.read_text()))
-        self.addresses[name] = address
-        return address
+        self.processes[name].wait_until(
+            _ready_file(self._directory, name).exists, _LISTENING_SECONDS
+        )
+        self.addresses[name] = read_address(self._directory, name)
+        return self.addresses[name]
 
     def _stop_all(self) -> None:
         # The recommender first, so that it answers its last calls with the others still there.
@@ -180,8 +188,10 @@ class LocalStack:
     def _log(self, name: str) -> Path:
         return self._directory / "logs" / f"{name}.log"
 
-    def _ready_file(self, name: str) -> Path:
-        return self._directory / "run" / f"{name}.json"
+
+def read_address(directory: Path, name: str) -> Address:
+    """Answer where a server of the stack in `directory` listens, by its name."""
+    return Address(**json.loads(_ready_file(directory, name).read_text()))
 
 
 def wait_for_serving(process: Process, address: Address, seconds: float) -> None:
@@ -200,6 +210,10 @@ def _is_serving(health: health_pb2_grpc.HealthStub) -> bool:
     except grpc.RpcError:
         return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _ready_file(directory: Path, name: str) -> Path:
+    return directory / "run" / f"{name}.json"
 
 
 def _pull_arguments(store: str, into: Path) -> list[str]:

@@ -8,24 +8,26 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from local_stack.errors import StackError
-from local_stack.stack import FIXED_PORTS, LocalStack
+import psutil
 
-__all__ = ["start_supervisor", "stop_supervisor", "supervise"]
+from local_stack.errors import StackError
+from local_stack.stack import LocalStack, Ports
+
+__all__ = ["refuse_second", "start_supervisor", "stop_supervisor", "supervise"]
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
 
-def supervise(directory: Path, store: Path) -> int:
-    """Run the stack on the fixed ports until SIGTERM; answer the exit code.
+def supervise(directory: Path, store: Path, ports: Ports) -> int:
+    """Run the stack until SIGTERM; answer the exit code.
 
     The pid file is there from the moment at which every part serves. Raises StackError when a
     part cannot start or ends by itself.
     """
     signal.signal(signal.SIGTERM, _exit_in_order)
-    with LocalStack(directory / "stack", str(store), FIXED_PORTS) as stack:
+    with LocalStack(directory / "stack", str(store), ports) as stack:
         stack.wait_until_serving()
         _write_pid(directory)
         try:
@@ -36,17 +38,23 @@ def supervise(directory: Path, store: Path) -> int:
             _pid_file(directory).unlink(missing_ok=True)
 
 
-def start_supervisor(directory: Path) -> None:
+def refuse_second(directory: Path) -> None:
+    """Raise StackError when the stack is running."""
+    if running_pid(directory) is not None:
+        raise StackError("the stack is up already; `make down` stops it")
+
+
+def start_supervisor(directory: Path, *, free_ports: bool = False) -> None:
     """Start `supervise` in the background and return once the stack serves.
 
     Raises StackError when a stack is running already or does not come up.
     """
-    if running_pid(directory) is not None:
-        raise StackError("the stack is up already; `make down` stops it")
+    refuse_second(directory)
+    command = [sys.executable, "-m", "local_stack", "supervise", "--directory", str(directory)]
     log = directory / "supervisor.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "local_stack", "supervise", "--directory", str(directory)],
+            [*command, "--free-ports"] if free_ports else command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -97,10 +105,10 @@ def _await(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Pat
 def _is_supervisor(pid: int) -> bool:
     """Whether the process is ours: a pid file may outlive its process, and pids are used again."""
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+        command = psutil.Process(pid).cmdline()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
-    return b"local_stack\0supervise" in command
+    return command[1:4] == ["-m", "local_stack", "supervise"]
 
 
 def _refuse_dead_parts(stack: LocalStack) -> None:

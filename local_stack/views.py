@@ -8,11 +8,11 @@ import duckdb
 __all__ = ["UserViews", "last_views", "titles"]
 
 _LAST_VIEWS = """
-WITH numbered AS (
-    SELECT *, row_number() OVER (
-        PARTITION BY user_id ORDER BY viewed_at DESC, file_row_number DESC
-    ) AS age
-    FROM read_parquet(?, file_row_number = true)
+WITH latest AS (
+    SELECT user_id, article_id, max(viewed_at) AS viewed_at, max(file_row_number) AS place
+    FROM read_parquet(?, file_row_number = true) GROUP BY user_id, article_id
+), numbered AS (
+    SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY place DESC) AS age FROM latest
 )
 SELECT user_id, list(article_id ORDER BY age DESC), list(viewed_at ORDER BY age DESC)
 FROM numbered WHERE age <= ? GROUP BY user_id ORDER BY user_id
@@ -21,7 +21,7 @@ FROM numbered WHERE age <= ? GROUP BY user_id ORDER BY user_id
 
 @dataclass(frozen=True)
 class UserViews:
-    """A user's last views, oldest first; times in unix seconds."""
+    """The articles a user viewed last, oldest first; times in unix seconds."""
 
     user_id: str
     article_ids: list[int]
@@ -29,7 +29,10 @@ class UserViews:
 
 
 def last_views(events: Path, count: int) -> list[UserViews]:
-    """Read each user's last `count` views from the collected table of events."""
+    """Read each user's last `count` articles from the collected table of events.
+
+    Each stands at its latest view, as in the recommender's history.
+    """
     with duckdb.connect() as connection:
         rows = connection.execute(_LAST_VIEWS, [str(events), count]).fetchall()
     return [UserViews(*row) for row in rows]

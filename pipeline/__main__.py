@@ -3,6 +3,8 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -76,13 +78,26 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
             max_test_users=max_test_users,
             recall_target=recall_target,
         )
+        with _reporting_to(report_dir or workdir) as directory:
+            # Now rather than after the training.
+            directory.mkdir(parents=True, exist_ok=True)
         result = _run_with_progress(options)
+        report = report_run(result, time.monotonic() - started)
+        with _reporting_to(report_dir or workdir) as directory:
+            write_report(report, directory)
     except StepError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         raise typer.Exit(1) from None
-    report = report_run(result, time.monotonic() - started)
-    write_report(report, report_dir or workdir)
     print_report(report)
+
+
+@contextmanager
+def _reporting_to(directory: Path) -> Iterator[Path]:
+    try:
+        yield directory
+    except OSError as cause:
+        told = OSError(f"nothing can be written into {directory}: {cause.strerror}")
+        raise StepError("report", told) from cause
 
 
 def _events(events: Path | None, demo_data: Path | None) -> Path:

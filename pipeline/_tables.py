@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
 
-__all__ = ["Table", "open_table"]
+__all__ = ["Table", "open_table", "quoted_name", "reading", "whole_number"]
 
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
+# A whole number of at most 18 digits; other tools write 7 as 7.0 where a column has gaps.
+_WHOLE = r"'\d{1,18}(\.0*)?'"
 _UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pa.ArrowException)
 
 
@@ -35,7 +37,7 @@ class Table:
         """Write the SQL of a relation with all columns as VARCHAR, in the order of the file."""
         path = _quoted(str(self.path), "'")
         if self.is_parquet:
-            names = (_quoted(name, '"') for name in self.columns)
+            names = (quoted_name(name) for name in self.columns)
             casts = ", ".join(f"CAST({name} AS VARCHAR) AS {name}" for name in names)
             return f"(SELECT {casts} FROM read_parquet({path}))"  # noqa: S608 - quoted names
         types = ", ".join(_quoted(name, "'") + ": 'VARCHAR'" for name in self.columns)
@@ -98,6 +100,20 @@ def reading(path: Path, error: type[PipelineError]) -> Iterator[duckdb.DuckDBPyC
         except duckdb.Error as cause:
             first_line = str(cause).splitlines()[0]
             raise error(f"{path}: cannot be read: {first_line}") from None
+
+
+def whole_number(name: str) -> str:
+    """Write the SQL of a text column as BIGINT, NULL where it is no whole number of 0 or more."""
+    column = f"trim({quoted_name(name)})"
+    return (
+        f"CASE WHEN regexp_full_match({column}, {_WHOLE}) "
+        f"THEN CAST(split_part({column}, '.', 1) AS BIGINT) END"
+    )
+
+
+def quoted_name(name: str) -> str:
+    """Write a column's name as SQL."""
+    return _quoted(name, '"')
 
 
 def _csv_columns(path: Path, *, gzipped: bool) -> tuple[str, ...]:

@@ -6,16 +6,15 @@ from typing import Final
 
 import duckdb
 
-from pipeline._tables import Table, open_table, reading
+from pipeline._tables import Table, open_table, reading, whole_number
 from pipeline.errors import EventsError
 from pipeline.items import collect_items
 
 __all__ = ["CollectedEvents", "collect"]
 
 _LATEST_SECOND: Final = 253_402_300_799  # 9999-12-31; a time in milliseconds is beyond it
-
-# A whole number of at most 18 digits; other tools write 7 as 7.0 where a column has gaps.
-_WHOLE: Final = r"'\d{1,18}(\.0*)?'"
+_MOST_USER_ID_BYTES: Final = 256  # the recommender takes no longer ones
+_SHOWN_CHARACTERS: Final = 60
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,14 @@ def _parse(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     region = "region_id" if "region_id" in table.columns else "NULL"
     connection.execute(f"""
         CREATE TEMP TABLE parsed AS
-        SELECT *, {_whole("item_id")} AS article_id,
+        SELECT *, {whole_number("item_id")} AS article_id,
             coalesce(
                 CASE WHEN regexp_full_match(trim(timestamp), '\\d{{1,18}}(\\.\\d*)?')
                     THEN CAST(split_part(trim(timestamp), '.', 1) AS BIGINT) END,
                 CAST(floor(epoch(TRY_CAST(timestamp AS TIMESTAMPTZ))) AS BIGINT)
             ) AS viewed_at,
             CASE WHEN coalesce(trim(region_id), '') IN ('', '-1') THEN -1
-                ELSE {_whole("region_id")} END AS region
+                ELSE {whole_number("region_id")} END AS region
         FROM (
             SELECT nullif(user_id, '') AS user_id, item_id, timestamp,
                 CAST({region} AS VARCHAR) AS region_id, row_number() OVER () AS place
@@ -89,28 +88,22 @@ def _parse(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     """)  # noqa: S608 - fixed names and a quoted path
 
 
-def _whole(column: str) -> str:
-    return (
-        f"CASE WHEN regexp_full_match(trim({column}), {_WHOLE}) "
-        f"THEN CAST(split_part(trim({column}), '.', 1) AS BIGINT) END"
-    )
-
-
 def _refuse_bad_values(connection: duckdb.DuckDBPyConnection, table: Table) -> None:
     bad = connection.execute(
         """
         SELECT user_id, item_id, timestamp, region_id, article_id, viewed_at, region FROM parsed
-        WHERE user_id IS NULL OR article_id IS NULL OR region IS NULL
+        WHERE user_id IS NULL OR strlen(user_id) > ? OR article_id IS NULL OR region IS NULL
             OR viewed_at IS NULL OR viewed_at NOT BETWEEN 0 AND ?
         ORDER BY place LIMIT 1
         """,
-        [_LATEST_SECOND],
+        [_MOST_USER_ID_BYTES, _LATEST_SECOND],
     ).fetchone()
     if bad is None:
         return
     user_id, item_id, timestamp, region_id, article, _, region = bad
-    if user_id is None:
-        column, value, wanted = "user_id", None, "a text that is not empty"
+    if user_id is None or len(user_id.encode()) > _MOST_USER_ID_BYTES:
+        wanted = f"a text of 1 to {_MOST_USER_ID_BYTES} bytes in UTF-8"
+        column, value = "user_id", user_id
     elif article is None:
         column, value, wanted = "item_id", item_id, "a whole number, 0 or more"
     elif region is None:
@@ -118,7 +111,12 @@ def _refuse_bad_values(connection: duckdb.DuckDBPyConnection, table: Table) -> N
     else:
         column, value, wanted = "timestamp", timestamp, "unix seconds or ISO 8601"
     place = table.place_of(column, value)
-    raise EventsError(f"{place}: {column} is {value or ''!r}, it must be {wanted}")
+    raise EventsError(f"{place}: {column} is {_shown(value or '')}, it must be {wanted}")
+
+
+def _shown(value: str) -> str:
+    shown = value[:_SHOWN_CHARACTERS]
+    return repr(value) if shown == value else f"{shown!r}..."
 
 
 def _write_sorted(connection: duckdb.DuckDBPyConnection, target: Path) -> int:

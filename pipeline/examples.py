@@ -45,7 +45,9 @@ class Examples:
     def batch(self) -> Batch:
         """Gather all of these examples at once."""
         return Batch(
-            history=history_windows(self.arrays.articles, self.begins, self.places, 0),
+            history=history_windows(
+                self.arrays.articles, self.arrays.repeats(), self.begins, self.places, 0
+            ),
             region=self.arrays.regions[self.places],
             labels=self.arrays.articles[self.places] - 1,
         )

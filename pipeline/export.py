@@ -12,10 +12,10 @@ from pipeline.model import UserTower
 from pipeline.preprocess import PreparedArrays, PreparedData
 from pipeline.train import TrainedModel, load_tower
 from pipeline.warmup import write_warmup
-from pipeline.windows import HISTORY_LENGTH
 from releases.layout import (
     ARTICLE_IDS_FILE,
     ARTICLE_VECTORS_FILE,
+    HISTORY_LENGTH,
     WARMUP_FILE,
     Part,
     part_path,

@@ -11,14 +11,20 @@ from faiss_server.build import build_index, write_index
 from pipeline.collect import CollectedEvents
 from pipeline.export import ExportedModel, ServedTower
 from pipeline.items import read_attributes
+from pipeline.popular import write_popular
 from pipeline.preprocess import PreparedArrays, PreparedData
-from pipeline.windows import HISTORY_LENGTH
-from releases.layout import ATTRIBUTES_FILE, INDEX_FILE, POPULAR_FILE, Part, part_path
+from releases.layout import (
+    ATTRIBUTES_FILE,
+    HISTORY_LENGTH,
+    INDEX_FILE,
+    POPULAR_FILE,
+    Part,
+    part_path,
+)
 
 __all__ = ["IndexedArticles", "index_articles"]
 
-_QUERIES: Final = 1_000
-_POPULAR: Final = 6_000  # the API's largest limit and the longest exclusions, with room
+_USERS: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,6 @@ class IndexedArticles:
     lists: int
     nprobe: int
     recall_at_200: float
-    query_count: int
 
     @property
     def index_file(self) -> Path:
@@ -48,63 +53,50 @@ def index_articles(
 ) -> IndexedArticles:
     """Index the article vectors; nprobe is chosen on the vectors of a sample of users.
 
-    Popular articles are counted over the training views.
+    The recall is that of other users. Popular articles are counted over all views.
     """
     folder = exported.staging / part_path(Part.INDEX, exported.release)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = prepared.load()
-    queries = _sample_of_user_vectors(exported, arrays, seed)
+    queries, held_out = _sample_of_user_vectors(exported, arrays, seed)
     built = build_index(
         exported.article_vectors(),
         exported.article_ids(),
         queries,
+        held_out=held_out,
         recall_target=recall_target,
         spare=HISTORY_LENGTH,
         seed=seed,
     )
     write_index(built, folder / INDEX_FILE)
-    _write_popular(arrays, folder / POPULAR_FILE)
+    write_popular(collected.events, arrays.vocabulary, folder / POPULAR_FILE)
     _write_attributes(arrays, collected.items, folder / ATTRIBUTES_FILE)
-    return IndexedArticles(
-        folder, built.type, built.lists, built.nprobe, built.recall_at_200, len(queries)
-    )
+    return IndexedArticles(folder, built.type, built.lists, built.nprobe, built.recall_at_200)
 
 
 def _sample_of_user_vectors(
     exported: ExportedModel, arrays: PreparedArrays, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors of two halves of a sample of users; a single user is in both."""
+    users = arrays.sample_known_users(_USERS, seed)
+    half = len(users) // 2
+    tower = ServedTower(exported.saved_model)
+    queries, held_out = (
+        _vectors_of_requests(tower, arrays, part) for part in (users[half:], users[: half or 1])
+    )
+    return queries, held_out
+
+
+def _vectors_of_requests(
+    tower: ServedTower, arrays: PreparedArrays, users: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Vectors as requests give them: with the region and, where there are any, also without."""
-    users = np.random.default_rng(seed).permutation(len(arrays.targets))[:_QUERIES]
     histories, regions = arrays.served_histories(users), arrays.target_regions[users]
     if len(arrays.region_vocabulary):
         histories = np.concatenate([histories, histories])
         regions = np.concatenate([regions, np.full_like(regions, -1)])
-    vectors, known = ServedTower(exported.saved_model).user_vectors(histories, regions)
-    return vectors[known > 0]
-
-
-def _write_popular(arrays: PreparedArrays, path: Path) -> None:
-    known = arrays.articles > 0
-    articles, regions = arrays.articles[known], arrays.regions[known]
-    lists = [(-1, *_most_viewed(articles, arrays.vocabulary))]
-    for index, region in enumerate(arrays.region_vocabulary.tolist(), 1):
-        lists.append((region, *_most_viewed(articles[regions == index], arrays.vocabulary)))
-    np.savez(
-        path,
-        region_ids=np.concatenate([np.full(len(ids), region) for region, ids, _ in lists]),
-        article_ids=np.concatenate([ids for _, ids, _ in lists]),
-        views=np.concatenate([views for _, _, views in lists]),
-    )
-
-
-def _most_viewed(
-    articles: NDArray[np.int32], vocabulary: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count views of vocabulary indices; smaller article ids first among equals."""
-    views = np.bincount(articles, minlength=len(vocabulary) + 1)[1:]
-    viewed = np.flatnonzero(views)
-    order = viewed[np.lexsort((vocabulary[viewed], -views[viewed]))][:_POPULAR]
-    return vocabulary[order], views[order].astype(np.int64)
+    vectors, _ = tower.user_vectors(histories, regions)
+    return vectors
 
 
 def _write_attributes(arrays: PreparedArrays, items: Path | None, path: Path) -> None:

@@ -7,12 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline._tables import Table, open_table, reading
+from pipeline._tables import Table, open_table, quoted_name, reading, whole_number
 from pipeline.errors import ItemsError
 
 __all__ = ["collect_items", "read_attributes", "read_titles"]
-
-_WHOLE = r"'\d{1,18}(\.0*)?'"
 
 
 def collect_items(items: Path, workdir: Path) -> Path:
@@ -28,7 +26,7 @@ def collect_items(items: Path, workdir: Path) -> Path:
         _refuse_bad_ids(connection, table)
         extra = [name for name in table.columns if name not in ("item_id", "title")]
         columns = [name for name in extra if _is_attribute(connection, name)]
-        attributes = "".join(f", {_number(name)} AS {_identifier(name)}" for name in columns)
+        attributes = "".join(f", {_number(name)} AS {quoted_name(name)}" for name in columns)
         connection.execute(
             f"""
             COPY (SELECT {_number("item_id")} AS article_id, coalesce(title, '') AS title
@@ -76,7 +74,7 @@ def _refuse_bad_ids(connection: duckdb.DuckDBPyConnection, table: Table) -> None
 
 
 def _is_attribute(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
-    column = _identifier(name)
+    column = quoted_name(name)
     row = connection.execute(
         f"""
         SELECT count({column}) > 0 AND bool_and({_number(name)} >= 0)
@@ -87,12 +85,4 @@ def _is_attribute(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
 
 
 def _number(name: str) -> str:
-    column = f"trim({_identifier(name)})"
-    return (
-        f"CASE WHEN regexp_full_match({column}, {_WHOLE}) "
-        f"THEN CAST(split_part({column}, '.', 1) AS BIGINT) ELSE -1 END"
-    )
-
-
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+    return f"coalesce({whole_number(name)}, -1)"

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.options import TowerSettings
-from pipeline.windows import HISTORY_LENGTH
+from releases.layout import HISTORY_LENGTH
 
 __all__ = ["UserTower"]
 

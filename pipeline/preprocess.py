@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from pipeline.collect import CollectedEvents
 from pipeline.errors import TooLittleDataError
 from pipeline.options import PreprocessOptions
-from pipeline.windows import HISTORY_LENGTH, history_windows
+from pipeline.windows import Repeats, find_repeats, history_windows
+from releases.layout import HISTORY_LENGTH
 
 __all__ = ["PreparedArrays", "PreparedData", "preprocess"]
+
+_USERS_AT_ONCE: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class PreparedArrays:
     """The same views as raw ids, rare ones included."""
     regions: NDArray[np.int32]
     """Where each view took place."""
+    until_again: NDArray[np.int32]
+    distinct: NDArray[np.int32]
+    """With `until_again`: the `Repeats` among the views."""
     targets: NDArray[np.int64]
     """int64[users]: raw id of the user's last view; -1 for a user with a single view."""
     target_regions: NDArray[np.int64]
@@ -57,17 +63,44 @@ class PreparedArrays:
         """Name the user of each training view."""
         return np.repeat(np.arange(len(self.targets)), np.diff(self.offsets))
 
+    def repeats(self) -> Repeats:
+        """Tell where users came back to an article."""
+        return Repeats(self.until_again, self.distinct)
+
     def test_histories(self, users: NDArray[np.int64]) -> NDArray[np.int64]:
         """Gather the raw histories that come before the test targets, int64[users, 50]."""
         begins, ends = self.offsets[users], self.offsets[users + 1]
-        return history_windows(self.article_ids, begins, ends, -1)
+        return history_windows(self.article_ids, self.repeats(), begins, ends, -1)
 
     def served_histories(self, users: NDArray[np.int64]) -> NDArray[np.int64]:
         """Gather the raw histories as the store would hold them now: the last view included."""
         before = self.test_histories(users)
         last = self.targets[users][:, None]
-        with_last = np.concatenate([last, before[:, : HISTORY_LENGTH - 1]], axis=1)
+        # The last view may be of an article viewed before: that one goes behind all others.
+        others = np.argsort(before == last, axis=1, kind="stable")[:, : HISTORY_LENGTH - 1]
+        with_last = np.concatenate([last, np.take_along_axis(before, others, axis=1)], axis=1)
         return np.where(last >= 0, with_last, before)
+
+    def sample_known_users(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Draw at most `count` users whose history now holds an article of the vocabulary.
+
+        Raises TooLittleDataError when there are none.
+        """
+        drawn = np.random.default_rng(seed).permutation(len(self.targets))
+        known: list[NDArray[np.int64]] = []
+        for begin in range(0, len(drawn), _USERS_AT_ONCE):
+            users = drawn[begin : begin + _USERS_AT_ONCE]
+            is_known = np.isin(self.served_histories(users), self.vocabulary).any(axis=1)
+            known.append(users[is_known])
+            if sum(map(len, known)) >= count:
+                break
+        found = np.concatenate(known)[:count]
+        if not len(found):
+            raise TooLittleDataError(
+                f"no user has an article that is viewed often enough among the last "
+                f"{HISTORY_LENGTH} (give more events or lower --min-article-views)"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -107,37 +140,48 @@ def preprocess(
     events = _read(collected.events)
     ends = np.append(events.starts[1:], len(events.article_ids))
     tested = ends - events.starts >= 2
-    last = ends - 1
     training = np.ones(len(events.article_ids), bool)
-    training[last[tested]] = False
-    vocabulary, article_views = _vocabulary(events.article_ids[training], options.min_article_views)
-    region_ids = events.region_ids[training]
-    region_vocabulary, _ = _vocabulary(region_ids[region_ids >= 0], 1)
-    arrays = PreparedArrays(
-        vocabulary=vocabulary,
-        article_views=article_views,
-        region_vocabulary=region_vocabulary,
-        offsets=np.concatenate([[0], np.cumsum(ends - events.starts - tested)]).astype(np.int64),
-        articles=_indices(events.article_ids[training], vocabulary),
-        article_ids=events.article_ids[training],
-        regions=_indices(region_ids, region_vocabulary),
-        targets=np.where(tested, events.article_ids[last], -1),
-        target_regions=np.where(tested, events.region_ids[last], -1),
-    )
+    training[(ends - 1)[tested]] = False
+    arrays = _arrays(events, ends, training, options.min_article_views)
     _refuse_too_little(arrays, options)
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "prepared.npz"
     arrays.save(path)
     return PreparedData(
         path=path,
-        article_count=len(vocabulary),
-        region_count=len(region_vocabulary),
+        article_count=len(arrays.vocabulary),
+        region_count=len(arrays.region_vocabulary),
         user_count=len(arrays.targets),
         view_count=len(arrays.articles),
         test_user_count=int(tested.sum()),
         first_event=int(events.viewed_at[training].min()),
         last_event=int(events.viewed_at[training].max()),
         cut_off=int(events.viewed_at.max()),
+    )
+
+
+def _arrays(
+    events: _Events, ends: NDArray[np.int64], training: NDArray[np.bool_], least: int
+) -> PreparedArrays:
+    """Index the views of `training`; what a user has besides is the last view, the target."""
+    article_ids, region_ids = events.article_ids[training], events.region_ids[training]
+    vocabulary, article_views = _vocabulary(article_ids, least)
+    region_vocabulary, _ = _vocabulary(region_ids[region_ids >= 0], 1)
+    offsets = np.concatenate([[0], np.cumsum(training)[ends - 1]]).astype(np.int64)
+    repeats = find_repeats(article_ids, offsets)
+    last, tested = ends - 1, ~training[ends - 1]
+    return PreparedArrays(
+        vocabulary=vocabulary,
+        article_views=article_views,
+        region_vocabulary=region_vocabulary,
+        offsets=offsets,
+        articles=_indices(article_ids, vocabulary),
+        article_ids=article_ids,
+        regions=_indices(region_ids, region_vocabulary),
+        until_again=repeats.until_again,
+        distinct=repeats.distinct,
+        targets=np.where(tested, events.article_ids[last], -1),
+        target_regions=np.where(tested, events.region_ids[last], -1),
     )
 
 

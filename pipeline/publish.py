@@ -14,8 +14,8 @@ from pipeline.evaluate import Evaluation
 from pipeline.export import SIGNATURE, ExportedModel, ServedTower
 from pipeline.index import IndexedArticles
 from pipeline.preprocess import PreparedArrays, PreparedData
-from pipeline.windows import HISTORY_LENGTH
 from releases.checksums import describe_files
+from releases.layout import HISTORY_LENGTH
 from releases.manifest import (
     DataWindow,
     GoldenHistory,
@@ -32,6 +32,7 @@ __all__ = ["publish_release"]
 
 _GOLDEN: Final = 16
 _GOLDEN_TOP: Final = 20
+_SEED: Final = 1
 _LIBRARIES: Final = ("tensorflow-cpu", "keras", "faiss-cpu", "numpy", "duckdb", "recsys-serving")
 
 
@@ -44,7 +45,8 @@ def publish_release(
 ) -> Manifest:
     """Describe the staged files, add golden queries and histories, and publish.
 
-    Raises ReleaseExistsError when the store already has this release.
+    Raises ReleaseExistsError when the store already has this release, and pydantic's
+    ValidationError when the parts make no sound manifest.
     """
     queries, histories = _goldens(exported, indexed, prepared.load())
     manifest = Manifest(
@@ -78,14 +80,13 @@ def publish_release(
 def _goldens(
     exported: ExportedModel, indexed: IndexedArticles, arrays: PreparedArrays
 ) -> tuple[tuple[GoldenQuery, ...], tuple[GoldenHistory, ...]]:
-    """Ask model and index together for a few users, spread over all."""
-    users = np.unique(np.linspace(0, len(arrays.targets) - 1, 4 * _GOLDEN).astype(np.int64))
+    """Ask model and index together for a few users of whom the model knows something."""
+    users = arrays.sample_known_users(_GOLDEN, _SEED)
     histories, regions = arrays.served_histories(users), arrays.target_regions[users]
-    vectors, known = ServedTower(exported.saved_model).user_vectors(histories, regions)
-    rows = np.flatnonzero(known > 0)[:: max(1, int((known > 0).sum()) // _GOLDEN)][:_GOLDEN]
-    ids, scores = search_file(indexed.index_file, vectors[rows], _GOLDEN_TOP)
+    vectors, _ = ServedTower(exported.saved_model).user_vectors(histories, regions)
+    ids, scores = search_file(indexed.index_file, vectors, _GOLDEN_TOP)
     queries, answers = [], []
-    for row, row_ids, row_scores in zip(rows, ids, scores, strict=True):
+    for row, (row_ids, row_scores) in enumerate(zip(ids, scores, strict=True)):
         # Fewer lists than needed were probed where the tail is -1.
         found = row_ids >= 0
         queries.append(_golden_query(vectors[row], row_ids[found], row_scores[found]))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import duckdb
+from pydantic import ValidationError
 
 from faiss_server.build import BuildError
 from pipeline._quiet import without_native_messages
@@ -120,5 +121,10 @@ def _step(name: str, on_progress: OnProgress) -> Iterator[None]:
 def _naming(step: str) -> Iterator[None]:
     try:
         yield
+    except ValidationError as cause:
+        first = cause.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        error = PipelineError(f"{cause.title}: {field}: {first['msg']}")
+        raise StepError(step, error) from cause
     except _CAUSES as cause:
         raise StepError(step, cause) from cause

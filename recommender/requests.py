@@ -45,7 +45,7 @@ def candidate_query(request: pb2.GetCandidatesRequest) -> CandidateQuery:
         exclude_viewed=request.exclude_viewed,
         filters=_filters(request.filters),
         region_id=request.region_id if request.HasField("region_id") else None,
-        recent=tuple(recent[:HISTORY_LENGTH].tolist()),
+        recent=tuple(dict.fromkeys(recent.tolist()))[:HISTORY_LENGTH],
         release=request.release if request.HasField("release") else None,
     )
 

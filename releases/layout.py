@@ -7,6 +7,7 @@ __all__ = [
     "ARTICLE_IDS_FILE",
     "ARTICLE_VECTORS_FILE",
     "ATTRIBUTES_FILE",
+    "HISTORY_LENGTH",
     "INDEX_FILE",
     "MANIFESTS",
     "POPULAR_FILE",
@@ -19,6 +20,9 @@ __all__ = [
 ]
 
 MANIFESTS: Final = "releases"
+
+HISTORY_LENGTH: Final = 50
+"""Articles of a user that a model sees: the width of the `history` in its signature."""
 
 SPLIT_FILE: Final = "releases/split.json"
 """Which share of the users the newer of two releases answers; absent: all of them."""

@@ -44,8 +44,8 @@ class Mirror:
     """Holds parts of the newest `keep` usable releases of a store below a local folder.
 
     Remembers which files this process has verified, and reads them again only when they change.
-    A refused release is tried again after `retry_seconds`: it may be gigabytes. So long, too,
-    nothing is fetched after the local disk refused a release.
+    A refused release is tried again after `retry_seconds`: it may be gigabytes. After the local
+    disk refused one nothing is fetched for `disk_retry_seconds`: room is soon made by somebody.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Mirror:
         *,
         keep: int = 2,
         retry_seconds: float = 600.0,
+        disk_retry_seconds: float = 10.0,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}, it must be at least 1")
@@ -64,6 +65,7 @@ class Mirror:
         self._parts = tuple(parts)
         self._keep = keep
         self._retry_seconds = retry_seconds
+        self._disk_retry_seconds = disk_retry_seconds
         self._verified: dict[int, _Verified] = {}
         self._refusals: dict[int, _Refusal] = {}
         self._disk_refusal: _Refusal | None = None
@@ -135,7 +137,8 @@ class Mirror:
         try:
             manifest = pull(self._store, release, self._into, self._parts, on_bytes)
         except LocalDiskError as error:
-            self._disk_refusal = self._refusal(str(error))
+            retry_at = time.monotonic() + self._disk_retry_seconds
+            self._disk_refusal = _Refusal(str(error), retry_at)
             raise
         except ReleaseNotFoundError:
             return None  # pruned since it was listed
@@ -150,10 +153,7 @@ class Mirror:
         before = self._refusals.get(release)
         if before is None or before.message != message:
             logger.error("release %d is refused: %s", release, message)
-        self._refusals[release] = self._refusal(message)
-
-    def _refusal(self, message: str) -> _Refusal:
-        return _Refusal(message, time.monotonic() + self._retry_seconds)
+        self._refusals[release] = _Refusal(message, time.monotonic() + self._retry_seconds)
 
     def _remove(self, releases: Iterable[int]) -> None:
         for release in releases:

@@ -11,7 +11,7 @@ from local_stack.demo import DemoOptions, learn_release
 from local_stack.exact import ExactAnswers
 from local_stack.stack import LocalStack
 from local_stack.views import UserViews, last_views
-from releases.layout import Part
+from releases.layout import HISTORY_LENGTH, Part
 from releases.manifest import Manifest
 from tests.support.events import write_events, write_items
 
@@ -35,7 +35,9 @@ def learnt(tmp_path_factory) -> Learnt:
     options = DemoOptions(directory, events, items, quick=True)
     store, workdir = directory / "store", directory / "pipeline"
     manifest = learn_release(options, store, workdir)
-    return Learnt(events, items, store, manifest, last_views(workdir / "events.parquet", 50))
+    return Learnt(
+        events, items, store, manifest, last_views(workdir / "events.parquet", HISTORY_LENGTH)
+    )
 
 
 @dataclass

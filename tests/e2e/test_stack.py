@@ -15,26 +15,17 @@ import pytest
 from recsys.faiss.v1 import faiss_service_pb2
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
+from local_stack.calls import views_of
 from local_stack.stack import LocalStack
 from releases.layout import ARTICLE_IDS_FILE, Part
 
 pytestmark = pytest.mark.timeout(300)
 
 
-def record(running, user) -> None:
-    views = [
-        pb2.View(article_id=article, viewed_at_ms=at * 1000 + place)
-        for place, (article, at) in enumerate(zip(user.article_ids, user.viewed_at, strict=True))
-    ]
-    running.recommender.RecordViews(
-        pb2.RecordViewsRequest(user_id=user.user_id, views=views), timeout=5
-    )
-
-
 def test_answers_equal_an_exact_search_with_the_same_user_vector(learnt, running):
     overlaps = []
     for user in learnt.views[:100]:
-        record(running, user)
+        running.recommender.RecordViews(views_of(user), timeout=5)
         answer = running.recommender.GetCandidates(
             pb2.GetCandidatesRequest(user_id=user.user_id, exclude_viewed=True), timeout=5
         )
@@ -43,8 +34,7 @@ def test_answers_equal_an_exact_search_with_the_same_user_vector(learnt, running
         assert len(set(answer.article_ids)) == len(answer.article_ids) == 200
         assert not set(answer.article_ids) & set(user.article_ids)
         assert list(answer.scores) == sorted(answer.scores, reverse=True)
-        newest_first = list(dict.fromkeys(reversed(user.article_ids)))
-        expected = running.exact.candidates(newest_first, 200)
+        expected = running.exact.candidates(user.article_ids[::-1], 200)
         overlaps.append(np.isin(expected, answer.article_ids).mean())
     assert np.mean(overlaps) >= 0.99
 

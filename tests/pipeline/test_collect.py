@@ -10,6 +10,7 @@ import pytest
 from pipeline.collect import collect
 from pipeline.errors import EventsError, ItemsError
 from pipeline.items import read_titles
+from recommender.requests import _MAX_USER_ID_BYTES, checked_user_id
 
 HEADER = "user_id,item_id,timestamp,region_id"
 EVENTS = f"{HEADER},note\nbob,7,30,1,x\nann,5,20,,y\nann,6,10,2,z\nann,5,20,2,again\nann,4,20,2,\n"
@@ -74,7 +75,8 @@ def test_a_byte_order_mark_and_quotes_are_understood(tmp_path):
         ("ann,1.5,1,", "line 3: item_id is '1.5'"),
         ("ann,99999999999999999999,1,", "line 3: item_id is '99999999999999999999'"),
         ("ann,,1,", "line 3: item_id is ''"),
-        (",1,1,", "line 3: user_id is ''"),
+        (",1,1,", "line 3: user_id is '', it must be a text of 1 to 256 bytes in UTF-8"),
+        (f"{'ä' * 128}n,1,1,", f"line 3: user_id is {'ä' * 60!r}..., it must be a text"),
         ("ann,1,yesterday,", "line 3: timestamp is 'yesterday', it must be unix seconds"),
         ("ann,1,nan,", "line 3: timestamp is 'nan'"),
         ("ann,1,-5,", "line 3: timestamp is '-5'"),
@@ -91,6 +93,15 @@ def test_a_bad_value_is_named_with_its_line(tmp_path, row, message):
     with pytest.raises(EventsError) as refused:
         collect(events, None, tmp_path / "work")
     assert str(refused.value).startswith(f"{events}: {message}")
+
+
+def test_the_longest_user_id_is_the_recommender_s(tmp_path):
+    longest = "ä" * (_MAX_USER_ID_BYTES // 2)
+    assert checked_user_id(longest) == longest
+    events = written(tmp_path, f"user_id,item_id,timestamp\n{longest},7,30\n")
+    assert collected_rows(events, tmp_path) == [(longest, 7, -1, 30)]
+    with pytest.raises(EventsError, match="256 bytes"):
+        collect(written(tmp_path, f"user_id,item_id,timestamp\n{longest}b,7,30\n"), None, tmp_path)
 
 
 def test_a_bad_value_in_parquet_is_named_with_its_row(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays as numpy_arrays
 from pipeline.baselines import PopularityBaseline, TransitionsBaseline
 from pipeline.metrics import MISSED, measure, rank_targets, top_columns
 from pipeline.preprocess import PreparedArrays
+from pipeline.windows import find_repeats
 
 NONE_SEEN = np.zeros((1, 4), bool)
 
@@ -70,14 +71,19 @@ def test_ranks_equal_a_sort_that_puts_the_target_behind_its_equals(scores, seen,
 @pytest.fixture
 def three_users():
     """Vocabulary 10, 20, 30; users: 10 20 10 20 | 20 30 | (unknown) 10."""
+    offsets = np.array([0, 4, 6, 8])
+    article_ids = np.array([10, 20, 10, 20, 20, 30, 99, 10])
+    repeats = find_repeats(article_ids, offsets)
     return PreparedArrays(
         vocabulary=np.array([10, 20, 30]),
         article_views=np.array([3, 3, 1]),
         region_vocabulary=np.array([], np.int64),
-        offsets=np.array([0, 4, 6, 8]),
+        offsets=offsets,
         articles=np.array([1, 2, 1, 2, 2, 3, 0, 1], np.int32),
-        article_ids=np.array([10, 20, 10, 20, 20, 30, 99, 10]),
+        article_ids=article_ids,
         regions=np.zeros(8, np.int32),
+        until_again=repeats.until_again,
+        distinct=repeats.distinct,
         targets=np.array([10, 10, 20]),
         target_regions=np.full(3, -1),
     )

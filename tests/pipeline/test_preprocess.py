@@ -10,7 +10,7 @@ from pipeline.errors import TooLittleDataError
 from pipeline.examples import split_examples
 from pipeline.options import PreprocessOptions
 from pipeline.preprocess import preprocess
-from pipeline.windows import history_windows
+from pipeline.windows import find_repeats, history_windows
 
 ROWS = [
     ("ann", 5, 1, 70),
@@ -23,6 +23,11 @@ ROWS = [
     ("bob", 5, 3, ""),
     ("cat", 7, 1, 70),
 ]
+
+
+def latest_views(views):
+    """The different articles of these views (oldest first) as a history holds them."""
+    return list(dict.fromkeys(views[::-1].tolist()))[:50]
 
 
 @pytest.fixture
@@ -69,8 +74,8 @@ def test_histories_are_newest_first_with_and_without_the_target(prepare):
     users = np.arange(3)
     before, served = arrays.test_histories(users), arrays.served_histories(users)
     assert before.shape == served.shape == (3, 50)
-    assert before[0, :5].tolist() == [3, 5, 9, 5, -1]
-    assert served[0, :6].tolist() == [8, 3, 5, 9, 5, -1]
+    assert before[0, :4].tolist() == [3, 5, 9, -1]  # 5 was viewed twice
+    assert served[0, :5].tolist() == [8, 3, 5, 9, -1]
     assert served[2, :2].tolist() == [7, -1]
 
 
@@ -104,18 +109,60 @@ def test_no_training_example_has_a_test_target_or_a_validation_label_in_it(array
     for place, begin, history in zip(
         training.places, training.begins, training.batch().history, strict=True
     ):
-        views = arrays.articles[begin:place][::-1][:50]
-        assert history[: len(views)].tolist() == views.tolist()
+        views = latest_views(arrays.articles[begin:place])
+        assert history[: len(views)].tolist() == views
         assert not history[len(views) :].any()
         assert owners[begin] == owners[place]
 
 
-@given(st.lists(st.integers(0, 70), min_size=1, max_size=5), st.data())
-def test_a_window_holds_the_last_views_newest_first(lengths, data):
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=4), st.integers(1, 90), st.data())
+def test_a_window_holds_the_articles_viewed_last_each_once(lengths, articles, data):
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    views = np.arange(1, offsets[-1] + 1)
-    user = data.draw(st.integers(0, len(lengths) - 1))
-    end = data.draw(st.integers(int(offsets[user]), int(offsets[user + 1])))
-    row = history_windows(views, offsets[[user]], np.array([end]), -1)[0]
-    expected = views[offsets[user] : end][::-1][:50].tolist()
-    assert row.tolist() == expected + [-1] * (50 - len(expected))
+    views = np.random.default_rng(data.draw(st.integers(0, 99))).integers(
+        articles, size=offsets[-1]
+    )
+    users = np.arange(len(lengths))
+    ends = np.array([data.draw(st.integers(int(offsets[u]), int(offsets[u + 1]))) for u in users])
+    rows = history_windows(views, find_repeats(views, offsets), offsets[:-1], ends, -1)
+    for begin, end, row in zip(offsets, ends, rows, strict=False):
+        expected = latest_views(views[begin:end])
+        assert row.tolist() == expected + [-1] * (50 - len(expected))
+
+
+def test_a_window_looks_as_far_back_as_it_takes_in_little_memory(monkeypatch):
+    monkeypatch.setattr("pipeline.windows._PLACES_AT_ONCE", 1_000)
+    views = np.concatenate([np.arange(100, 160), np.zeros(9_000, np.int64), [7, 0, 7]])
+    offsets = np.array([0, len(views)])
+    ends = np.array([3, 60, 9_000, len(views)])
+    rows = history_windows(views, find_repeats(views, offsets), np.zeros(4, int), ends, -1)
+    assert [row[row >= 0].tolist() for row in rows] == [latest_views(views[:end]) for end in ends]
+    assert rows[3, :3].tolist() == [7, 0, 159]
+
+
+def test_without_repeats_a_window_is_the_last_50_views():
+    views, offsets = np.arange(1, 301), np.array([0, 200, 300])
+    ends = np.array([200, 300, 30])
+    begins = np.array([0, 200, 0])
+    rows = history_windows(views, find_repeats(views, offsets), begins, ends, 0)
+    assert rows[0].tolist() == list(range(200, 150, -1))
+    assert rows[1].tolist() == list(range(300, 250, -1))
+    assert rows[2].tolist() == [*range(30, 0, -1), *[0] * 20]
+
+
+def test_users_are_drawn_among_those_whose_history_is_known(prepare):
+    unknown = [(f"u{n:03}", 1_000 + n, n, "") for n in range(400)]
+    arrays = prepare([*ROWS, *unknown]).load()
+    assert sorted(arrays.sample_known_users(16, seed=1).tolist()) == [0, 1]
+    assert len(arrays.sample_known_users(1, seed=1)) == 1
+
+
+def test_users_who_left_the_known_articles_far_behind_are_too_little(prepare):
+    """Each views two known articles and then sixty that nobody else views."""
+    known = [(user, article, article, "") for user in "abc" for article in (1, 2)]
+    rare = [
+        (user, 1_000 * (1 + "abc".index(user)) + n, 9 + n, "") for user in "abc" for n in range(60)
+    ]
+    arrays = prepare([*known, *rare]).load()
+    assert arrays.vocabulary.tolist() == [1, 2]
+    with pytest.raises(TooLittleDataError, match="among the last 50"):
+        arrays.sample_known_users(16, seed=1)

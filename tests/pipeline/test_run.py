@@ -1,16 +1,21 @@
 """The whole run, and what it leaves behind."""
 
+import csv
+import errno
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import pipeline.publish
+from pipeline import __main__ as command_line
 from pipeline.errors import StepError
 from pipeline.export import ServedTower
-from pipeline.options import RunOptions
+from pipeline.options import RunOptions, TrainOptions
 from pipeline.report import report_run
 from pipeline.run import run
 from releases.layout import (
@@ -64,14 +69,18 @@ def test_popular_articles_are_counted_overall_and_for_each_region(tiny_run, arra
     assert {array.dtype for array in (regions, ids, views)} == {np.dtype(np.int64)}
     overall = regions == -1
     assert overall[: overall.sum()].all()
-    assert ids[overall].tolist() == arrays.vocabulary.tolist()
-    assert views[overall].tolist() == arrays.article_views.tolist()
-    assert set(regions[~overall]) == set(arrays.region_vocabulary)
-    for region in arrays.region_vocabulary:
-        here = views[regions == region]
-        assert (np.diff(here) <= 0).all()
-        index = np.flatnonzero(arrays.region_vocabulary == region)[0] + 1
-        assert here.sum() == ((arrays.regions == index) & (arrays.articles > 0)).sum()
+    with tiny_run.events.open(newline="") as stream:
+        events = list(csv.DictReader(stream))
+    known = set(arrays.vocabulary.tolist())
+    for region in (-1, 9, 70, 71):
+        here = [e for e in events if region < 0 or e["region_id"] == str(region)]
+        counts = Counter(article for e in here if (article := int(e["item_id"])) in known)
+        expected = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        listed = regions == region
+        assert list(zip(ids[listed], views[listed], strict=True)) == expected
+    assert set(regions) == {-1, 9, 70, 71}
+    # The last views count here, and nowhere in what the evaluation compares with.
+    assert views[overall].sum() > arrays.article_views.sum()
 
 
 def test_integer_columns_of_the_items_become_attributes(tiny_run, arrays):
@@ -119,6 +128,69 @@ def test_the_command_ends_with_one_line_and_a_code_on_bad_events(tmp_path):
     assert ended.stderr.splitlines() == [
         f"collect: {events}: line 3: timestamp is 'yesterday', it must be unix seconds or ISO 8601"
     ]
+
+
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_learnt(tiny_run, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    command = [sys.executable, "-m", "pipeline", "run", "--events", str(tiny_run.events)]
+    command += ["--store", str(tmp_path / "store"), "--workdir", str(tmp_path / "work")]
+    command += ["--report-dir", str(tmp_path / "file")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    told = f"report: nothing can be written into {tmp_path / 'file'}: File exists"
+    assert ended.stderr.splitlines() == [told]
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_report_that_fails_after_the_run_is_one_line(tiny_run, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command_line, "run", lambda *_: tiny_run.result)
+    monkeypatch.setattr(command_line, "write_report", full)
+    arguments = ["run", "--events", "e.csv", "--store", "s", "--workdir", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        command_line.app(arguments)
+    assert ended.value.code == 1
+    told = f"report: nothing can be written into {tmp_path}: No space left on device"
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_goldens_are_found_where_hardly_any_user_has_a_known_article(tmp_path):
+    """Among 700 users only three have viewed what others have viewed too."""
+    lines = ["user_id,item_id,timestamp"]
+    lines += [f"{'az'[user % 2]}{user},{1000 + user},1" for user in range(700)]
+    lines += [f"m{user},{article},{article}" for user in range(3) for article in range(1, 9)]
+    (tmp_path / "events.csv").write_text("\n".join(lines))
+    options = RunOptions(
+        events=tmp_path / "events.csv",
+        items=None,
+        store=str(tmp_path / "store"),
+        workdir=tmp_path / "work",
+        release=7,
+        train=TrainOptions(dimension=8, hidden_units=(8,), max_epochs=1),
+    )
+    result = run(options)
+    assert len(result.manifest.golden_histories) == 3
+    assert verify(ReleaseStore(options.store), 7) == result.manifest
+
+
+def test_a_manifest_that_is_not_sound_is_a_step_s_error_of_one_line(
+    tiny_run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline.publish, "_goldens", lambda *_: ((), ()))
+    options = RunOptions(
+        events=tiny_run.events,
+        items=None,
+        store=str(tmp_path / "store"),
+        workdir=tmp_path / "work",
+        release=8,
+        train=TrainOptions(dimension=8, hidden_units=(8,), max_epochs=1),
+    )
+    with pytest.raises(StepError, match=r"^publish: Manifest: golden_queries: .*at least 1 item"):
+        run(options)
+    assert not (tmp_path / "store").exists()
 
 
 def test_importing_the_package_and_its_command_does_not_load_tensorflow():

@@ -34,6 +34,13 @@ async def test_recent_articles_replace_the_stored_history(asked):
     assert list(answer.article_ids) == right_answer(1, 42, 3).tolist()
 
 
+async def test_of_recent_articles_the_first_fifty_distinct_ones_count(asked):
+    given = [7, 7, *range(100), 7]
+    await asked.candidates(recent_article_ids=given, exclude_viewed=True, limit=1)
+    (excluded,) = asked.faiss.searches[-1].excluded_ids
+    assert np.frombuffer(excluded, "<i8").tolist() == [7, *(i for i in range(50) if i != 7)]
+
+
 async def test_exclusions_and_viewed_articles_travel_to_the_search(asked):
     await asked.view("excluding", 21, 22)
     await asked.candidates(

@@ -248,7 +248,7 @@ def test_a_full_disk_is_tried_again_after_a_while(
     disk_store: ReleaseStore, staging: Path, into: Path, full_disk: pytest.MonkeyPatch
 ) -> None:
     publish_tiny(disk_store, staging, 1)
-    mirror = Mirror(disk_store, into, SERVED, retry_seconds=0)
+    mirror = Mirror(disk_store, into, SERVED, disk_retry_seconds=0)
     with pytest.raises(LocalDiskError):
         mirror.sync()
     full_disk.undo()

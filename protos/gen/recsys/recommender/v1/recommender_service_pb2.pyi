@@ -145,7 +145,7 @@ class GetCandidatesRequest(_message.Message):
     @_builtins.property
     def recent_article_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Replaces the stored history where not empty: article ids, newest first. Of
-        these the first 50 count, and at most 1,000 may be given.
+        these the first 50 distinct ones count, and at most 1,000 may be given.
         """
 
     def __init__(

@@ -1,0 +1,38 @@
+"""The most viewed articles, overall and in each region: the answer where a user is not known."""
+
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+__all__ = ["write_popular"]
+
+_MOST: Final = 6_000  # the API's largest limit and the longest exclusions, with room
+
+_COUNT: Final = """
+WITH viewed AS (SELECT * FROM read_parquet(?) SEMI JOIN vocabulary USING (article_id)),
+counted AS (
+    SELECT CAST(-1 AS BIGINT) AS region_ids, article_id AS article_ids, count(*) AS views
+    FROM viewed GROUP BY article_id
+    UNION ALL
+    SELECT region_id, article_id, count(*) FROM viewed
+    WHERE region_id >= 0 GROUP BY region_id, article_id
+)
+SELECT * FROM counted
+QUALIFY row_number() OVER (PARTITION BY region_ids ORDER BY views DESC, article_ids) <= ?
+ORDER BY region_ids, views DESC, article_ids
+"""
+
+
+def write_popular(events: Path, vocabulary: NDArray[np.int64], path: Path) -> None:
+    """Count all collected views of the vocabulary's articles, each user's last one included.
+
+    Smaller article ids come first among equals.
+    """
+    with duckdb.connect() as connection:
+        connection.register("vocabulary", pa.table({"article_id": vocabulary}))
+        columns = connection.execute(_COUNT, [str(events), _MOST]).fetchnumpy()
+    np.savez(path, allow_pickle=False, **{name: np.asarray(v) for name, v in columns.items()})

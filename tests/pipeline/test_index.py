@@ -1,0 +1,45 @@
+"""The number of probed lists is chosen on some users, the stated recall is that of others."""
+
+import numpy as np
+import pytest
+
+import pipeline.index
+from faiss_server.build import build_index, exact_top_k
+from pipeline.index import index_articles
+
+
+def clusters(centres, count, seed):
+    random = np.random.default_rng(seed)
+    points = centres[random.integers(len(centres), size=count)]
+    return (points + 0.3 * random.normal(size=points.shape)).astype(np.float32)
+
+
+def test_the_stated_recall_is_that_of_the_queries_that_were_held_out():
+    centres = np.random.default_rng(0).normal(size=(40, 16))
+    vectors, ids = clusters(centres, 6_000, 1), np.arange(6_000)
+    easy, hard = clusters(centres[:1], 100, 2), clusters(np.zeros((1, 16)), 100, 3)
+    built = build_index(vectors, ids, easy, held_out=hard, recall_target=0.9)
+    _, found = built.index.search(hard, 200)
+    exact = exact_top_k(vectors, hard, 200)
+    shares = [np.isin(row, wanted).mean() for row, wanted in zip(found, exact, strict=True)]
+    assert built.recall_at_200 == pytest.approx(np.mean(shares))
+    alone = build_index(vectors, ids, easy, recall_target=0.9)
+    assert alone.nprobe == built.nprobe
+    assert alone.recall_at_200 > built.recall_at_200
+
+
+def test_a_run_holds_half_of_the_users_out(tiny_run, monkeypatch, tmp_path):
+    given = {}
+
+    def build(vectors, ids, queries, *, held_out, **options):
+        given.update(queries=queries, held_out=held_out)
+        return build_index(vectors, ids, queries, held_out=held_out, **options)
+
+    monkeypatch.setattr(pipeline.index, "build_index", build)
+    staging = tiny_run.workdir / "staging"
+    exported = pipeline.index.ExportedModel(staging, 1_700_000_000, 16, 60)
+    monkeypatch.setattr(pipeline.index, "part_path", lambda *_: tmp_path)
+    index_articles(exported, tiny_run.result.prepared, tiny_run.result.collected)
+    # Each user is asked with the region and without.
+    assert len(given["queries"]) == pytest.approx(len(given["held_out"]), abs=2)
+    assert len(given["queries"]) + len(given["held_out"]) == 2 * tiny_run.result.prepared.user_count
