@@ -14,8 +14,17 @@ from tests.support.processes import MARK, marked_processes, new_mark
 pytestmark = pytest.mark.timeout(300)
 
 
+# Whoever runs the tests in the background has SIGINT ignored, and children inherit that. A program
+# of its own, since a preexec_fn would fork this process with all of gRPC's threads.
+HEEDING_SIGINT = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
 def start_demo(learnt, directory, mark) -> subprocess.Popen:
-    command = [sys.executable, "-m", "local_stack", "demo", "--directory", str(directory)]
+    command = [sys.executable, "-c", HEEDING_SIGINT, "-m", "local_stack", "demo"]
+    command += ["--directory", str(directory)]
     command += ["--events", str(learnt.events), "--items", str(learnt.items)]
     return subprocess.Popen(
         command,
@@ -23,8 +32,6 @@ def start_demo(learnt, directory, mark) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
 
 
