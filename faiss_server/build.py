@@ -43,11 +43,12 @@ class BuiltIndex:
     """Mean over the held-out queries, against exact search, with that nprobe."""
 
 
-def build_index(  # noqa: PLR0913 - the last five have defaults
+def build_index(  # noqa: PLR0913 - the last six have defaults
     vectors: NDArray[np.float32],
     ids: NDArray[np.int64],
     queries: NDArray[np.float32],
     *,
+    query_groups: int = 1,
     held_out: NDArray[np.float32] | None = None,
     recall_target: float = 0.99,
     k: int = 200,
@@ -57,9 +58,10 @@ def build_index(  # noqa: PLR0913 - the last five have defaults
     """Build `IVF{lists},Flat` over vectors [n, d] and choose nprobe on queries [q, d].
 
     The lists are trained on a uniform sample. nprobe is the smallest whose recall@(k + spare), less
-    two standard errors, reaches the target. `spare` is how many of the nearest articles a search
-    may have to leave out, such as those already viewed: the k that follow must be found too.
-    The recall that is stated was measured on `held_out` [h, d], which nprobe was not chosen on;
+    two standard errors, reaches the target in each of the equal `query_groups` that the queries
+    consist of, one after another: a mean over all would let a hard group hide behind an easy one.
+    `spare` is how many of the nearest articles a search may have to leave out, such as those already
+    viewed: the k that follow must be found too. The recall that is stated was measured on `held_out` [h, d], which nprobe was not chosen on;
     without them it is that of the queries themselves. Raises BuildError.
     """
     held_out = queries if held_out is None else held_out
@@ -70,7 +72,8 @@ def build_index(  # noqa: PLR0913 - the last five have defaults
     index = _trained_index(vectors, lists, seed)
     index.add_with_ids(vectors, ids)
     exact = ids[exact_top_k(vectors, queries, min(k + spare, len(vectors)))]
-    nprobe = _choose_nprobe(index, queries, exact, recall_target)
+    groups = list(zip(np.split(queries, query_groups), np.split(exact, query_groups), strict=True))
+    nprobe = _choose_nprobe(index, groups, recall_target)
     nearest = ids[exact_top_k(vectors, held_out, min(k, len(vectors)))]
     recall = float(_recalls(index, held_out, nearest, nprobe).mean())
     index.nprobe = nprobe
@@ -124,13 +127,14 @@ def _trained_index(vectors: NDArray[np.float32], lists: int, seed: int) -> Any:
 
 
 def _choose_nprobe(
-    index: Any, queries: NDArray[np.float32], exact: NDArray[np.int64], target: float
+    index: Any, groups: list[tuple[NDArray[np.float32], NDArray[np.int64]]], target: float
 ) -> int:
     """Bisect: recall does not fall when more lists are probed."""
     low, high = 1, index.nlist
     while low < high:
         middle = (low + high) // 2
-        if _lower_bound(_recalls(index, queries, exact, middle)) >= target:
+        recalls = (_recalls(index, queries, exact, middle) for queries, exact in groups)
+        if all(_lower_bound(each) >= target for each in recalls):
             high = middle
         else:
             low = middle + 1

@@ -63,6 +63,7 @@ def index_articles(
         exported.article_vectors(),
         exported.article_ids(),
         queries,
+        query_groups=2 if len(arrays.region_vocabulary) else 1,
         held_out=held_out,
         recall_target=recall_target,
         spare=HISTORY_LENGTH,

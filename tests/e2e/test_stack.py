@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(300)
 
 def test_answers_equal_an_exact_search_with_the_same_user_vector(learnt, running):
     overlaps = []
-    for user in learnt.views[:100]:
+    for user in learnt.views:
         running.recommender.RecordViews(views_of(user), timeout=5)
         answer = running.recommender.GetCandidates(
             pb2.GetCandidatesRequest(user_id=user.user_id, exclude_viewed=True), timeout=5

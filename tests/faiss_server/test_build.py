@@ -137,3 +137,17 @@ BROKEN[7, 2] = np.nan
 def test_what_cannot_make_an_index_is_refused(vectors, ids, queries, options, message):
     with pytest.raises(BuildError, match=message):
         build_index(vectors, ids, queries, **options)
+
+
+def test_a_hard_group_of_queries_does_not_hide_behind_an_easy_one():
+    random = np.random.default_rng(5)
+    vectors = random.normal(size=(3_000, 16)).astype(np.float32)
+    ids = np.arange(len(vectors))
+    easy = np.repeat(vectors[:1], 190, axis=0)
+    hard = random.normal(size=(190, 16)).astype(np.float32)
+    queries = np.concatenate([easy, hard])
+    pooled = build_index(vectors, ids, queries, recall_target=0.9, k=50)
+    grouped = build_index(vectors, ids, queries, query_groups=2, recall_target=0.9, k=50)
+    assert grouped.nprobe > pooled.nprobe
+    stated = build_index(vectors, ids, hard, recall_target=0.9, k=50)
+    assert grouped.nprobe >= stated.nprobe
