@@ -60,9 +60,10 @@ def build_index(  # noqa: PLR0913 - the last six have defaults
     The lists are trained on a uniform sample. nprobe is the smallest whose recall@(k + spare), less
     two standard errors, reaches the target in each of the equal `query_groups` that the queries
     consist of, one after another: a mean over all would let a hard group hide behind an easy one.
-    `spare` is how many of the nearest articles a search may have to leave out, such as those already
-    viewed: the k that follow must be found too. The recall that is stated was measured on `held_out` [h, d], which nprobe was not chosen on;
-    without them it is that of the queries themselves. Raises BuildError.
+    `spare` is how many of the nearest articles a search may have to leave out, such as those
+    already viewed: the k that follow must be found too. The recall that is stated was measured on
+    `held_out` [h, d], which nprobe was not chosen on; without them it is that of the queries
+    themselves. Raises BuildError.
     """
     held_out = queries if held_out is None else held_out
     _check(vectors, ids, recall_target, k)
