@@ -3,6 +3,8 @@
 import os
 import sys
 
+from service_runtime.grpc_environment import prepare_grpc
+
 __all__ = ["main"]
 
 
@@ -13,8 +15,7 @@ def main(arguments: list[str]) -> int:
         return 2
     # Read when faiss is imported; faiss.omp_set_num_threads does not reach other threads.
     os.environ["OMP_NUM_THREADS"] = "1"
-    # Read when grpc is imported; its own lines would come between ours, which are JSON.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    prepare_grpc()
 
     from faiss_server.config import FaissServerSettings  # noqa: PLC0415 - imports faiss below
     from faiss_server.server import serve  # noqa: PLC0415

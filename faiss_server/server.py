@@ -21,6 +21,7 @@ from releases.sync import Mirror
 from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
+from service_runtime.process import settle_memory
 from service_runtime.server import RunningServer, Services, running_server
 
 __all__ = ["serve"]
@@ -53,6 +54,7 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
         running = await stack.enter_async_context(running_server(settings, services, registry))
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(_follow_health(running, holder, changed))
+        settle_memory()
         await background.run_until(stop)
 
 

@@ -1,10 +1,10 @@
 """`python -m recommender`: serve until SIGTERM, configured by `RECOMMENDER_*`."""
 
-import os
 import sys
 
-# Read when grpc is imported; its own lines would come between ours, which are JSON.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+from service_runtime.grpc_environment import prepare_grpc
+
+prepare_grpc()
 
 from recommender.config import RecommenderSettings
 from recommender.server import serve

@@ -20,6 +20,7 @@ from recommender.tracker import ReleaseTracker
 from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
+from service_runtime.process import settle_memory
 from service_runtime.server import RunningServer, Services, running_server
 
 __all__ = ["Recommender", "running_recommender", "serve"]
@@ -41,6 +42,7 @@ async def serve(settings: RecommenderSettings, stop: asyncio.Event) -> None:
     Raises StartupError when a port is taken or a setting cannot be used.
     """
     async with running_recommender(settings) as recommender:
+        settle_memory()
         await recommender.background.run_until(stop)
 
 

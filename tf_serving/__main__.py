@@ -3,9 +3,10 @@
 import os
 import sys
 
-# Read when the libraries are imported. What they would print to standard error is reported as one
-# line of our own (gRPC), or is news about the processor (TensorFlow).
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+from service_runtime.grpc_environment import prepare_grpc
+
+prepare_grpc()
+# Read when TensorFlow is imported; what it would print is news about the processor.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 from service_runtime.process import run_process
