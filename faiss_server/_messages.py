@@ -27,6 +27,7 @@ __all__ = [
     "search_message",
     "split_message",
     "statuses_message",
+    "use_of",
     "vectors_message",
 ]
 
@@ -35,6 +36,7 @@ _MAX_EXCLUDED: Final = 6000
 _MAX_FILTERS: Final = 16
 _MAX_FILTER_VALUES: Final = 1000
 _MAX_ARTICLES: Final = 1000
+_MAX_IN_USE: Final = 16
 
 _INT64: Final = np.dtype("<i8")
 _FLOAT32: Final = np.dtype("<f4")
@@ -91,6 +93,14 @@ def region_of(request: pb.GetPopularRequest) -> int | None:
             f"region_id: {request.region_id} is negative; leave it out for the overall list"
         )
     return request.region_id
+
+
+def use_of(request: pb.GetStatusRequest) -> tuple[Sequence[int], Sequence[int]]:
+    """Check and take what the caller answers from, and what it will not answer from."""
+    for field, given in (("in_use", request.in_use), ("refused", request.refused)):
+        if len(given) > _MAX_IN_USE:
+            raise InvalidRequestError(f"{field}: {len(given)} given, at most {_MAX_IN_USE} allowed")
+    return request.in_use, request.refused
 
 
 def search_message(release: int, result: SearchResult) -> pb.SearchResponse:

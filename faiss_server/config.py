@@ -26,6 +26,10 @@ class FaissServerSettings(ServerSettings):
     poll_seconds: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="How often the store is asked for new and withdrawn releases."
     )
+    report_serving: bool = Field(
+        default=True,
+        description="Whether to tell the store, below serving/, what is held and answered from.",
+    )
     search_threads: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         description="Searches at the same time; default: the cores of this process.",

@@ -1,8 +1,8 @@
-"""The threads that follow the store for as long as the server runs."""
+"""The threads that deal with the store for as long as the server runs."""
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -11,22 +11,29 @@ from faiss_server.metrics import FaissServerMetrics
 from releases.checksums import OnBytes
 from releases.watch import watch
 
-__all__ = ["following"]
+__all__ = ["Looks", "looking", "looks_of"]
 
 # A store that does not answer must not hold up the end of the process.
 _JOIN_SECONDS: Final = 2.0
 
 
-@asynccontextmanager
-async def following(
-    holder: ReleaseHolder, metrics: FaissServerMetrics, poll_seconds: float
-) -> AsyncIterator[None]:
-    """Look at the store every `poll_seconds` while the context is open, from now on."""
-    stop = threading.Event()
-    looks: dict[str, Callable[[OnBytes], None]] = {
+Looks = Mapping[str, Callable[[OnBytes], None]]
+
+
+def looks_of(holder: ReleaseHolder) -> Looks:
+    """Name what follows the store: new releases, and beside them what cannot wait for a fetch."""
+    return {
         "follow-releases": holder.refresh,
         "follow-withdrawals": lambda _: holder.look_while_busy(),
     }
+
+
+@asynccontextmanager
+async def looking(
+    looks: Looks, metrics: FaissServerMetrics, poll_seconds: float
+) -> AsyncIterator[None]:
+    """Do each of these every `poll_seconds`, in a thread of its own, while the context is open."""
+    stop = threading.Event()
     threads = [
         threading.Thread(
             target=watch,

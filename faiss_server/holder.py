@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +11,7 @@ from faiss_server.held import Held, HeldReleases
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.metrics import FaissServerMetrics
 from releases.checksums import OnBytes, ignore_bytes
+from releases.choice import releases_to_hold
 from releases.errors import ReleaseError
 from releases.manifest import Manifest
 from releases.split import Split
@@ -30,7 +31,8 @@ class ReleaseHolder:
 
     One thread calls `refresh`, another may call `look_while_busy`; any thread may ask for what is
     held at any time and goes on with what it got: a dropped release lives until its last search is
-    done. `on_change` is called, in one of the first two threads, after each change.
+    done. `on_change` is called, in one of the first two threads, after each change. No release that
+    `in_use` names makes room for another; a new one then waits.
     """
 
     def __init__(
@@ -40,14 +42,17 @@ class ReleaseHolder:
         root: Path,
         metrics: FaissServerMetrics,
         on_change: Callable[[], object],
+        in_use: Callable[[], Collection[int]] = frozenset,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._root = root
         self._metrics = metrics
+        self._in_use = in_use
         self._releases = HeldReleases(metrics, on_change)
         self._refused: set[int] = set()
         self._mirror_refused: set[int] = set()
+        self._waiting: int | None = None
         self._settled: Listing | None = None
         self._split: Split | None = None
         self._busy = threading.Event()
@@ -56,6 +61,11 @@ class ReleaseHolder:
     def split(self) -> Split | None:
         """Answer how the users are divided between releases, as of the last look."""
         return self._split
+
+    @property
+    def refused(self) -> frozenset[int]:
+        """Answer the releases that the store offers and this server will not hold."""
+        return frozenset({*self._refused, *self._mirror.refused})
 
     @property
     def held(self) -> Held:
@@ -111,16 +121,20 @@ class ReleaseHolder:
         self._refused &= set(listing.usable)
         self._releases.expect(self._expected(listing))
         self._take_newest(on_bytes)
-        # The mirror tries refused ones again in its own time.
-        self._settled = None if self._mirror.refused else listing
+        newest = next((r for r in listing.usable if r not in self.refused), None)
+        self._note_waiting(None if newest in self.held.ready else newest)
+        # The mirror tries refused ones again in its own time; one that waits needs another look.
+        unsettled = self._mirror.refused or self._waiting is not None
+        self._settled = None if unsettled else listing
 
     def _expected(self, listing: Listing) -> dict[int, Manifest]:
         """Manifests of the releases that are about to be fetched; unreadable ones are not."""
         expected = {}
         passed_over = self._refused | self._mirror.refused.keys()
         usable = [release for release in listing.usable if release not in passed_over]
-        for release in usable[:RESIDENT_RELEASES]:
-            if release not in self.held.ready:
+        ready = self.held.ready.keys()
+        for release in releases_to_hold(usable, ready, self._in_use(), RESIDENT_RELEASES):
+            if release not in ready:
                 try:
                     expected[release] = self._store.manifest(release)
                 except ReleaseError as error:
@@ -156,22 +170,32 @@ class ReleaseHolder:
             self._bring_in(manifest)
 
     def _bring_in(self, manifest: Manifest) -> None:
-        """Load a release, if need be in the place of the oldest, which comes back if that fails."""
+        """Load a release, if need be in the place of an older one that nobody answers from, which
+        comes back if that fails. Where there is none it has to wait, or is already behind.
+        """
         self._releases.wait_until_gone()
-        oldest = self._oldest_of_a_full_house()
-        if oldest is None:
+        ready = self.held.ready
+        if len(ready) < RESIDENT_RELEASES:
             self._load(manifest)
             return
-        if manifest.release < oldest.release:
+        if manifest.release < max(ready):
             return
-        self._releases.drop([oldest.release])
+        in_use = self._in_use()
+        free = [release for release in ready if release not in in_use]
+        if not free:
+            return
+        leaving = ready[min(free)].manifest
+        del ready  # it would keep in memory what leaves
+        self._releases.drop([leaving.release])
         self._releases.wait_until_gone()
-        if not self._load(manifest) and not self._releases.is_withdrawn(oldest.release):
-            self._load(oldest)
+        if not self._load(manifest) and not self._releases.is_withdrawn(leaving.release):
+            self._load(leaving)
 
-    def _oldest_of_a_full_house(self) -> Manifest | None:
-        ready = self.held.ready
-        return ready[min(ready)].manifest if len(ready) == RESIDENT_RELEASES else None
+    def _note_waiting(self, release: int | None) -> None:
+        if release is not None and release != self._waiting:
+            held = ", ".join(map(str, sorted(self.held.ready))) or "none"
+            logger.info("release %d waits for room; callers may answer from %s", release, held)
+        self._waiting = release
 
     def _load(self, manifest: Manifest) -> bool:
         release = manifest.release

@@ -1,6 +1,9 @@
 """Puts the faiss server together."""
 
 import asyncio
+import logging
+import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
@@ -9,9 +12,11 @@ from recsys.faiss.v1 import faiss_service_pb2 as pb
 from recsys.faiss.v1 import faiss_service_pb2_grpc as pb_grpc
 
 from faiss_server.config import FaissServerSettings
-from faiss_server.follow import following
+from faiss_server.follow import looking, looks_of
 from faiss_server.holder import RESIDENT_RELEASES, ReleaseHolder
+from faiss_server.in_use import ReleasesInUse
 from faiss_server.metrics import FaissServerMetrics
+from faiss_server.report import ServingReporter
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
 from releases.errors import ReleaseError
@@ -26,6 +31,8 @@ from service_runtime.server import RunningServer, Services, running_server
 
 __all__ = ["serve"]
 
+logger = logging.getLogger(__name__)
+
 _NAME = pb.DESCRIPTOR.services_by_name["FaissService"].full_name
 
 
@@ -34,31 +41,54 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
 
     Raises StartupError where a port is taken, or neither store nor local directory can be read.
     """
-    store, mirror = await asyncio.to_thread(_open_store, settings)
+    in_use = ReleasesInUse()
+    store, mirror = await asyncio.to_thread(_open_store, settings, in_use)
     registry = new_registry()
     metrics = FaissServerMetrics(registry)
     changed = asyncio.Event()
-    holder = ReleaseHolder(store, mirror, settings.local_dir, metrics, _setter(changed))
+    holder = ReleaseHolder(
+        store, mirror, settings.local_dir, metrics, _setter(changed), in_use.in_use
+    )
     async with AsyncExitStack() as stack:
         executor = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
         stack.callback(executor.shutdown, cancel_futures=True)
         servicer = FaissServicer(
-            FaissService(holder, executor, metrics), settings.default_deadline_seconds
+            FaissService(holder, executor, metrics, in_use), settings.default_deadline_seconds
         )
         services = Services(
             register=lambda server: pb_grpc.add_FaissServiceServicer_to_server(servicer, server),
             names=(_NAME,),
             status_methods=frozenset({f"/{_NAME}/GetStatus"}),
         )
-        await stack.enter_async_context(following(holder, metrics, settings.poll_seconds))
+        await stack.enter_async_context(looking(looks_of(holder), metrics, settings.poll_seconds))
         running = await stack.enter_async_context(running_server(settings, services, registry))
+        if settings.report_serving:
+            reporter = ServingReporter(store, _name(settings, running.port), holder, in_use)
+            stack.callback(_take_back, reporter)
+            reports = looking({"report-serving": reporter.report}, metrics, settings.poll_seconds)
+            await stack.enter_async_context(reports)
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(_follow_health(running, holder, changed))
         settle_memory()
         await background.run_until(stop)
 
 
-def _open_store(settings: FaissServerSettings) -> tuple[ReleaseStore, Mirror]:
+def _name(settings: FaissServerSettings, port: int) -> str:
+    """Name this server as it is named after a restart: host (a container's id), address, port."""
+    name = f"{socket.gethostname()}-{settings.host}-{port}"
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
+
+
+def _take_back(reporter: ServingReporter) -> None:
+    try:
+        reporter.take_back()
+    except ReleaseError as error:
+        logger.warning("the report of what is in service stays for half a minute: %s", error)
+
+
+def _open_store(
+    settings: FaissServerSettings, in_use: ReleasesInUse
+) -> tuple[ReleaseStore, Mirror]:
     try:
         settings.local_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -69,7 +99,9 @@ def _open_store(settings: FaissServerSettings) -> tuple[ReleaseStore, Mirror]:
         store = ReleaseStore(settings.store)
     except ReleaseError as error:
         raise StartupError(f"FAISS_SERVER_STORE: {error}") from error
-    mirror = Mirror(store, settings.local_dir, [Part.INDEX], keep=RESIDENT_RELEASES)
+    mirror = Mirror(
+        store, settings.local_dir, [Part.INDEX], keep=RESIDENT_RELEASES, in_use=in_use.in_use
+    )
     try:
         store.listing()
     except ReleaseError as error:

@@ -1,7 +1,7 @@
 """What the faiss server does, in plain arrays and dataclasses."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from faiss_server.held import Held
 from faiss_server.holder import ReleaseHolder
+from faiss_server.in_use import ReleasesInUse
 from faiss_server.loaded import LoadedRelease
 from faiss_server.metrics import FaissServerMetrics
 from faiss_server.popular import PopularList
@@ -41,11 +42,16 @@ class FaissService:
     """Answers for the releases that the holder has; searches run in the executor."""
 
     def __init__(
-        self, holder: ReleaseHolder, executor: Executor, metrics: FaissServerMetrics
+        self,
+        holder: ReleaseHolder,
+        executor: Executor,
+        metrics: FaissServerMetrics,
+        in_use: ReleasesInUse,
     ) -> None:
         self._holder = holder
         self._executor = executor
         self._metrics = metrics
+        self._in_use = in_use
 
     async def search(self, release: int, query: SearchQuery, deadline: Deadline) -> SearchResult:
         """Search one release; `query.vectors` are its rows' values in one dimension, float32[n].
@@ -80,6 +86,11 @@ class FaissService:
         Raises ReleaseNotHeldError, BackendUnavailableError.
         """
         return tuple(self._holder.get(release).popular.values())
+
+    def note_use(self, in_use: Collection[int], refused: Collection[int]) -> None:
+        """Take a caller's word for what it answers from, and what it will not answer from."""
+        held = self._holder.held.ready.keys()
+        self._in_use.tell(held & set(in_use), held & set(refused))
 
     def held(self) -> Held:
         """Answer what is loading and what is ready."""

@@ -16,6 +16,7 @@ from faiss_server._messages import (
     search_message,
     split_message,
     statuses_message,
+    use_of,
     vectors_message,
 )
 from faiss_server.service import FaissService
@@ -63,6 +64,7 @@ class FaissServicer(pb_grpc.FaissServiceServicer):
         request: pb.GetStatusRequest,
         context: Context,  # noqa: ARG002
     ) -> pb.GetStatusResponse:
+        self._service.note_use(*use_of(request))
         histories = self._service.golden_histories(request.golden_histories_of)
         return pb.GetStatusResponse(
             releases=statuses_message(self._service.held()),

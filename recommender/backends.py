@@ -15,6 +15,7 @@ __all__ = [
     "GoldenHistory",
     "Retriever",
     "Status",
+    "Usage",
     "UserTower",
     "UserVectors",
     "padded_histories",
@@ -27,6 +28,14 @@ class Status:
 
     ready: frozenset[int]
     split: Split | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The releases that this recommender answers from, and those that it will not answer from."""
+
+    in_use: frozenset[int] = frozenset()
+    refused: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

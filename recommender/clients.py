@@ -1,10 +1,12 @@
 """The model server and the faiss server, one object for each address."""
 
+from collections.abc import Callable
+
 import numpy as np
 from recsys.faiss.v1 import faiss_service_pb2, faiss_service_pb2_grpc
 from recsys.tfserving.v1 import model_status_pb2, prediction_pb2
 
-from recommender.backends import GoldenHistory, Status, UserVectors
+from recommender.backends import GoldenHistory, Status, Usage, UserVectors
 from recommender.domain import (
     AttributeFilter,
     Float32s,
@@ -86,19 +88,22 @@ class ModelClient:
 
 
 class FaissClient:
-    """The faiss server at one address."""
+    """The faiss server at one address; it is told the `usage` whenever it is asked its status."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, usage: Callable[[], Usage]) -> None:
         self.address = address
+        self._usage = usage
         self._channel = open_channel(address)
         self._stub = faiss_service_pb2_grpc.FaissServiceStub(self._channel)
 
     async def status(self, timeout_seconds: float) -> Status:
         """Answer the releases that are READY, and the split."""
+        usage = self._usage()
+        request = faiss_service_pb2.GetStatusRequest(
+            in_use=sorted(usage.in_use), refused=sorted(usage.refused)
+        )
         with translated_errors(f"faiss server {self.address}"):
-            response = await self._stub.GetStatus(
-                faiss_service_pb2.GetStatusRequest(), timeout=timeout_seconds
-            )
+            response = await self._stub.GetStatus(request, timeout=timeout_seconds)
         ready = faiss_service_pb2.RELEASE_STATE_READY
         return Status(
             frozenset(held.release for held in response.releases if held.state == ready),

@@ -105,7 +105,7 @@ def _fleets(
     indexes: Fleet[Retriever] = Fleet(
         "faiss server",
         lambda: resolve(faiss_targets, look_up),
-        FaissClient,
+        lambda address: FaissClient(address, lambda: tracker.usage),
         tracker.notice,
         poll_seconds=settings.poll_seconds,
         resolve_seconds=settings.resolve_seconds,

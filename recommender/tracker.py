@@ -8,11 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from recommender.backends import GoldenHistory, Retriever, UserTower, padded_histories
+from recommender.backends import (
+    GoldenHistory,
+    Retriever,
+    Usage,
+    UserTower,
+    padded_histories,
+)
 from recommender.domain import Ranking
 from recommender.fleet import Fleet
 from recommender.popular import PopularArticles
-from recommender.split import Split, release_of
+from recommender.split import Split, release_of, releases_of
 from service_runtime.errors import (
     BackendUnavailableError,
     CallError,
@@ -96,6 +102,13 @@ class ReleaseTracker:
     def current(self) -> Pin | None:
         """Answer what a user of no split is answered from; None while there is nothing."""
         return self._pin
+
+    @property
+    def usage(self) -> Usage:
+        """Answer what is answered from now, for those who hold it to keep it."""
+        pinned = frozenset() if self._pin is None else frozenset({self._pin.release})
+        split = self._split and releases_of(self._split, self._in_service)
+        return Usage(split or pinned, frozenset(self._refused))
 
     def pin_for(self, user_id: str, release: int | None = None) -> Pin:
         """Answer what to answer this user from: the release named, else the split's, else the pin.

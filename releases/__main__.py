@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -19,10 +20,13 @@ from rich.table import Table
 from releases import prune as pruning
 from releases import publish as publishing
 from releases import verify as verifying
+from releases._metrics import SideCarMetrics
 from releases.checksums import OnBytes, ignore_bytes
 from releases.errors import ManifestError, ReleaseError
 from releases.layout import Part
 from releases.manifest import Manifest, parse_manifest
+from releases.rollout import Wait
+from releases.serving import current_reports, releases_in_use
 from releases.split import read_split_argument
 from releases.store import Listing, ReleaseStore
 from releases.sync import Mirror
@@ -108,15 +112,29 @@ def publish(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Publish over what a dead publisher began")
     ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds for the release before to come into service")
+    ] = 300.0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish whether or not the one before is in service")
+    ] = False,
 ) -> None:
     """Put a finished release into the store, manifest last.
 
-    Repeat it after an interruption. Other contents than those begun need --take-over, which is
-    safe once the first publisher is dead.
+    Servers hold two releases, so the one before it must be in service everywhere first. Repeat the
+    command after an interruption. Other contents than those begun need --take-over, which is safe
+    once the first publisher is dead.
     """
     contents = parse_manifest(manifest.read_bytes(), str(manifest))
     with _progress("publish", 2 * _size(contents)) as on_bytes:  # each byte: checked, then stored
-        publishing.publish(ReleaseStore(store), staging, contents, on_bytes, take_over=take_over)
+        publishing.publish(
+            ReleaseStore(store),
+            staging,
+            contents,
+            on_bytes,
+            take_over=take_over,
+            wait=None if force else Wait(wait, _say_what_is_waited_for),
+        )
     print(f"release {contents.release} is published")
 
 
@@ -133,15 +151,46 @@ def pull(
         float | None,
         typer.Option("--watch", min=0.1, help="Sync every so many seconds until SIGTERM"),
     ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="With --watch: for Prometheus")
+    ] = None,
 ) -> None:
     """Hold the newest usable releases on local disk, verified; remove withdrawn ones."""
     parts = [Part[name.name] for name in part] if part else list(Part)
-    mirror = Mirror(ReleaseStore(store), into, parts, keep=keep)
+    place = ReleaseStore(store)
+    mirror = Mirror(
+        place, into, parts, keep=keep, in_use=lambda: releases_in_use(current_reports(place))
+    )
     if watch_seconds is not None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        watch(mirror.sync, watch_seconds, _stop_on_signal())
+        _pull_for_ever(mirror, watch_seconds, metrics)
         return
     _pull_once(mirror, store)
+
+
+def _pull_for_ever(mirror: Mirror, seconds: float, metrics_address: str | None) -> None:
+    registry = CollectorRegistry()
+    metrics = SideCarMetrics(registry)
+    if metrics_address is not None:
+        _serve_metrics(metrics_address, registry)
+
+    def look(on_bytes: OnBytes) -> None:
+        try:
+            metrics.note_held([manifest.release for manifest in mirror.sync(on_bytes)])
+        finally:
+            metrics.note_refused(mirror.refused)
+
+    watch(look, seconds, _stop_on_signal(), metrics.poll_failures.inc)
+
+
+def _serve_metrics(address: str, registry: CollectorRegistry) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ReleaseError(f"--metrics: {address!r} is not host:port")
+    try:
+        start_http_server(int(port), host, registry)
+    except OSError as error:
+        raise ReleaseError(f"--metrics: {address}: {error.strerror}") from error
 
 
 def _pull_once(mirror: Mirror, store: str) -> None:
@@ -191,6 +240,10 @@ def prune(
 
 def _size(manifest: Manifest) -> int:
     return sum(entry.size for entry in manifest.files)
+
+
+def _say_what_is_waited_for(why: str) -> None:
+    print(f"waiting: {why}", file=sys.stderr)
 
 
 def _stop_on_signal() -> threading.Event:

@@ -4,6 +4,7 @@ __all__ = [
     "IncompleteReleaseError",
     "LocalDiskError",
     "ManifestError",
+    "NotInServiceError",
     "ReleaseClaimedError",
     "ReleaseError",
     "ReleaseExistsError",
@@ -26,6 +27,10 @@ class ReleaseExistsError(ReleaseError):
 
 class ReleaseClaimedError(ReleaseError):
     """Another publisher has begun to publish other contents under this id."""
+
+
+class NotInServiceError(ReleaseError):
+    """The release before is not in service everywhere; servers hold no more than two."""
 
 
 class ReleaseNotFoundError(ReleaseError):

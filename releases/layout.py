@@ -11,6 +11,7 @@ __all__ = [
     "INDEX_FILE",
     "MANIFESTS",
     "POPULAR_FILE",
+    "SERVING",
     "SPLIT_FILE",
     "WARMUP_FILE",
     "Part",
@@ -20,6 +21,9 @@ __all__ = [
 ]
 
 MANIFESTS: Final = "releases"
+
+SERVING: Final = "serving"
+"""Of each server that reports: what it holds and what its callers answer from."""
 
 HISTORY_LENGTH: Final = 50
 """Articles of a user that a model sees: the width of the `history` in its signature."""

@@ -10,11 +10,13 @@ from releases.checksums import OnBytes, file_sizes, find_problems, ignore_bytes,
 from releases.errors import IncompleteReleaseError, ReleaseExistsError
 from releases.layout import manifest_path
 from releases.manifest import Manifest
+from releases.rollout import Wait, wait_for_service
 from releases.store import ReleaseStore
 
 __all__ = ["publish"]
 
 _UPLOADS: Final = 4
+_PATIENTLY: Final = Wait()
 
 
 def publish(
@@ -24,15 +26,19 @@ def publish(
     on_bytes: OnBytes = ignore_bytes,
     *,
     take_over: bool = False,
+    wait: Wait | None = _PATIENTLY,
 ) -> None:
     """Copy a release from `staging`, a folder laid out as a store, into the store.
 
-    The release becomes visible in one step, at the end. A publish that died half-way is repeated
+    The release becomes visible in one step, at the end. Before that the release before it has to
+    come into service everywhere, since servers hold two; for which it will `wait`, or not care
+    (None). A publish that died half-way is repeated
     by calling this again with the same contents; with others only if told to `take_over`, which is
     safe once the first publisher is dead. `on_bytes` hears of every byte twice: when checked and
     when stored.
     Raises ReleaseExistsError, ReleaseClaimedError while other contents are being published under
-    this id, or IncompleteReleaseError naming the files that are not what the manifest says.
+    this id, NotInServiceError, or IncompleteReleaseError naming the files that are not what the
+    manifest says.
     """
     document = manifest.model_dump_json(indent=1).encode() + b"\n"
     claim = Claim(store, manifest.release, hashlib.sha256(document).hexdigest())
@@ -45,6 +51,8 @@ def publish(
     _remove_leftovers(store, manifest)
     _upload(store, staging, manifest, on_bytes)
     _check_stored_sizes(store, manifest)
+    if wait is not None:
+        wait_for_service(store, manifest.release, wait)
     _refuse_published(store, manifest)
     claim.check()
     try:

@@ -3,7 +3,7 @@
 import errno
 import logging
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -26,12 +26,14 @@ def pull(
     into: Path,
     parts: Collection[Part],
     on_bytes: OnBytes = ignore_bytes,
+    make_room: Callable[[], object] = lambda: None,
 ) -> Manifest:
     """Make the parts of a published release, and its manifest, available below `into`.
 
-    What is there already is verified, and fetched again if damaged. Several processes may pull
-    into one place. Raises ReleaseNotFoundError, ManifestError, StoreError, IncompleteReleaseError
-    naming the file and what differs, or LocalDiskError; in each case nothing incomplete is visible.
+    `make_room` is called when all is fetched and verified, before anything of it is visible. What
+    is there already is verified, and fetched again if damaged. Several processes may pull into one
+    place. Raises ReleaseNotFoundError, ManifestError, StoreError, IncompleteReleaseError naming the
+    file and what differs, or LocalDiskError; in each case nothing incomplete is visible.
     """
     manifest = store.manifest(release)
     with _disk_errors(into, release), at_work(into), ExitStack() as unfinished:
@@ -40,6 +42,7 @@ def pull(
             part: unfinished.enter_context(_fetched(store, manifest, part, into, on_bytes))
             for part in wanted
         }
+        make_room()
         for part, directory in fetched.items():
             _install(directory, manifest, part, into)
         _write_manifest(into, manifest)

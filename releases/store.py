@@ -125,13 +125,7 @@ class ReleaseStore:
 
     def set_split(self, split: Split) -> None:
         """Put a split in place of the one before."""
-        data = split.model_dump_json().encode()
-        with self._store_errors():
-            if self._local is None:
-                self._fs.pipe_file(self._path(SPLIT_FILE), data)
-                return
-            with replacing(self._local / SPLIT_FILE) as target:
-                target.write(data)
+        self.put(SPLIT_FILE, split.model_dump_json().encode())
 
     def file_sizes(self, release: int) -> dict[str, int]:
         """Size in bytes of every file of a release, by its path relative to the store."""
@@ -158,6 +152,19 @@ class ReleaseStore:
                 for chunk in read_chunks(source):
                     target.write(chunk)
                     on_bytes(len(chunk))
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a small file, in place of an older one."""
+        with self._store_errors():
+            if self._local is None:
+                self._fs.pipe_file(self._path(path), data)
+                return
+            with replacing(self._local / path) as target:
+                target.write(data)
+
+    def files_in(self, folder: str) -> list[str]:
+        """List the files in a folder, relative to the store; none where there is no folder."""
+        return [f"{folder}/{name}" for name in self._names(folder) if not name.startswith(".")]
 
     def create(self, path: str, data: bytes) -> None:
         """Write a small file in one step; raises FileExistsError when there is one already."""

@@ -2,12 +2,14 @@
 
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from releases.checksums import OnBytes, files_of, ignore_bytes
+from releases.choice import releases_to_hold
 from releases.errors import (
     IncompleteReleaseError,
     LocalDiskError,
@@ -41,20 +43,22 @@ class _Refusal:
 
 
 class Mirror:
-    """Holds parts of the newest `keep` usable releases of a store below a local folder.
+    """Holds parts of `keep` usable releases of a store below a local folder: the newest, and of the
+    others those that are there and `in_use` rather than newer ones that are not.
 
     Remembers which files this process has verified, and reads them again only when they change.
     A refused release is tried again after `retry_seconds`: it may be gigabytes. After the local
     disk refused one nothing is fetched for `disk_retry_seconds`: room is soon made by somebody.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has a user
         self,
         store: ReleaseStore,
         into: Path,
         parts: Collection[Part],
         *,
         keep: int = 2,
+        in_use: Callable[[], Collection[int]] = frozenset,
         retry_seconds: float = 600.0,
         disk_retry_seconds: float = 10.0,
     ) -> None:
@@ -64,6 +68,7 @@ class Mirror:
         self._into = into
         self._parts = tuple(parts)
         self._keep = keep
+        self._in_use = in_use
         self._retry_seconds = retry_seconds
         self._disk_retry_seconds = disk_retry_seconds
         self._verified: dict[int, _Verified] = {}
@@ -78,10 +83,12 @@ class Mirror:
     def sync(self, on_bytes: OnBytes = ignore_bytes) -> list[Manifest]:
         """Bring the local folder up to date; returns what it holds now, newest first.
 
-        The newest release arrives first. Withdrawn ones go at once, others once `keep` newer
-        ones are there. Raises StoreError or ReleaseError; what was held stays.
+        The newest release arrives first. Withdrawn ones go at once, others when one that takes
+        their place is about to appear: there are never more than `keep`, so whoever follows the
+        folder does not take the newest `keep` for another choice than this one. Raises StoreError
+        or ReleaseError; what was held stays.
         """
-        held = self.fetch(on_bytes)
+        held = self._follow(on_bytes, (), make_room=self.remove_all_but)
         self.remove_all_but(manifest.release for manifest in held)
         return held
 
@@ -93,9 +100,7 @@ class Mirror:
         For those who use what is on local disk: they may still refuse a new release, go back to
         the one before it, and ask again `without` those that they refused.
         """
-        listing = self._store.listing()
-        self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
-        return self._hold_newest((r for r in listing.usable if r not in without), on_bytes)
+        return self._follow(on_bytes, without, make_room=lambda _: None)
 
     def remove_all_but(self, releases: Iterable[int]) -> None:
         """Remove other releases from local disk; does nothing where none is named.
@@ -113,20 +118,38 @@ class Mirror:
             if self._is_verified(manifest.release) or self._verify(manifest)
         ]
 
-    def _hold_newest(self, usable: Iterable[int], on_bytes: OnBytes) -> list[Manifest]:
-        held: list[Manifest] = []
-        refusals: dict[int, _Refusal] = {}
-        for release in usable:
-            if len(held) == self._keep:
-                break
-            if (manifest := self._hold(release, on_bytes)) is not None:
+    def _follow(
+        self,
+        on_bytes: OnBytes,
+        without: Collection[int],
+        make_room: Callable[[Iterable[int]], object],
+    ) -> list[Manifest]:
+        listing = self._store.listing()
+        self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
+        present = {manifest.release for manifest in self.local()}
+        failed: set[int] = set(without)
+        while True:
+            usable = [release for release in listing.usable if release not in failed]
+            wanted = self._wanted(usable, present - failed)
+            held = []
+            for release in wanted:
+                manifest = self._hold(release, on_bytes, partial(make_room, wanted))
+                if manifest is None:
+                    failed.add(release)
+                    break
                 held.append(manifest)
-            elif release in self._refusals:
-                refusals[release] = self._refusals[release]
-        self._refusals = refusals
-        return held
+            else:
+                self._refusals = {r: why for r, why in self._refusals.items() if r in failed}
+                return held
 
-    def _hold(self, release: int, on_bytes: OnBytes) -> Manifest | None:
+    def _wanted(self, usable: Sequence[int], present: Collection[int]) -> list[int]:
+        # Who uses what is asked only where it matters: it may be a look at many small files.
+        crowded = len({*present, *usable[:1]}) > self._keep
+        return releases_to_hold(usable, present, self._in_use() if crowded else (), self._keep)
+
+    def _hold(
+        self, release: int, on_bytes: OnBytes, make_room: Callable[[], object]
+    ) -> Manifest | None:
         if self._is_verified(release):
             return self._verified[release].manifest
         refusal = self._refusals.get(release)
@@ -135,7 +158,7 @@ class Mirror:
         if self._disk_refusal is not None and time.monotonic() < self._disk_refusal.retry_at:
             raise LocalDiskError(self._disk_refusal.message)
         try:
-            manifest = pull(self._store, release, self._into, self._parts, on_bytes)
+            manifest = pull(self._store, release, self._into, self._parts, on_bytes, make_room)
         except LocalDiskError as error:
             retry_at = time.monotonic() + self._disk_retry_seconds
             self._disk_refusal = _Refusal(str(error), retry_at)

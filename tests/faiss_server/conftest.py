@@ -5,6 +5,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from faiss_server.holder import ReleaseHolder
+from faiss_server.in_use import ReleasesInUse
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.metrics import FaissServerMetrics
 from releases.layout import Part
@@ -60,18 +61,32 @@ def on_change() -> list[Callable[[], object]]:
 
 
 @pytest.fixture
+def clock() -> list[float]:
+    """The time of `in_use`, for a test to move on."""
+    return [100.0]
+
+
+@pytest.fixture
+def in_use(clock: list[float]) -> ReleasesInUse:
+    return ReleasesInUse(lambda: clock[0])
+
+
+@pytest.fixture
 def holder(
     store: ReleaseStore,
     tmp_path: Path,
     registry: CollectorRegistry,
     changes: list[None],
     on_change: list[Callable[[], object]],
+    in_use: ReleasesInUse,
 ) -> ReleaseHolder:
     into = tmp_path / "local"
-    mirror = Mirror(store, into, [Part.INDEX])
+    mirror = Mirror(store, into, [Part.INDEX], in_use=in_use.in_use)
     metrics = FaissServerMetrics(registry)
     on_change.append(lambda: changes.append(None))
-    return ReleaseHolder(store, mirror, into, metrics, lambda: [call() for call in on_change])
+    return ReleaseHolder(
+        store, mirror, into, metrics, lambda: [call() for call in on_change], in_use.in_use
+    )
 
 
 @pytest.fixture

@@ -12,16 +12,21 @@ from prometheus_client import CollectorRegistry
 
 from faiss_server import holder as holder_module
 from faiss_server import loaded as loaded_module
+from faiss_server import report as report_module
 from faiss_server.article_index import ArticleIndex, open_article_index
 from faiss_server.holder import ReleaseHolder
+from faiss_server.in_use import ReleasesInUse
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.metrics import FaissServerMetrics
+from faiss_server.report import ServingReporter
+from releases.checksums import ignore_bytes
 from releases.errors import StoreError
 from releases.layout import INDEX_FILE, Part, manifest_path, part_path
 from releases.local import local_releases
 from releases.manifest import Manifest
 from releases.prune import prune
 from releases.publish import publish
+from releases.serving import ServingReport
 from releases.split import Split
 from releases.store import ReleaseStore
 from releases.sync import Mirror
@@ -122,7 +127,86 @@ def test_a_server_that_fell_behind_skips_to_the_newest(
     for release in (B, C, D):
         add(release)
     holder.refresh()
+    assert ready(holder) == [A, D]
+
+
+def test_a_release_that_callers_answer_from_makes_no_room(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    in_use: ReleasesInUse,
+    clock: list[float],
+    store: ReleaseStore,
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+    in_use.tell([A], [])
+    add(C)
+    holder.refresh()
+    assert ready(holder) == [A, C]
+    in_use.tell([A, C], [])
+    add(D)
+    for _ in range(3):
+        holder.refresh()
+        assert ready(holder) == [A, C]
+    clock[0] += 2
+    in_use.tell([C], [])
+    holder.refresh()
+    assert ready(holder) == [A, C]
+    clock[0] += 2  # nobody has spoken of A for so long
+    holder.refresh()
     assert ready(holder) == [C, D]
+    store.withdraw(C)  # withdrawn is withdrawn, whoever answers from it
+    holder.refresh()
+    assert ready(holder) == [B, D]
+
+
+def test_a_release_that_waits_is_reported_once(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    in_use: ReleasesInUse,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+    in_use.tell([A, B], [])
+    add(C)
+    with caplog.at_level(logging.INFO, logger="faiss_server"):
+        for _ in range(3):
+            holder.refresh()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"release {C} waits for room; callers may answer from {A}, {B}"
+    ]
+
+
+def test_a_server_reports_changes_at_once_and_else_now_and_then(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    in_use: ReleasesInUse,
+    store: ReleaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[ServingReport] = []
+    monkeypatch.setattr(report_module, "write_report", lambda _, report: written.append(report))
+    now_ns = [10**18]
+    monkeypatch.setattr("faiss_server.report.time.time_ns", lambda: now_ns[0])
+    reporter = ServingReporter(store, "faiss-1", holder, in_use)
+    reporter.report(ignore_bytes)
+    reporter.report(ignore_bytes)
+    add(A)
+    add(B, **GOLDEN_FAILS)
+    holder.refresh()
+    in_use.tell([A, C], [A, D])
+    reporter.report(ignore_bytes)
+    reporter.report(ignore_bytes)
+    now_ns[0] += 10**10
+    reporter.report(ignore_bytes)
+    empty, full, again = written
+    assert empty.held == empty.in_use == empty.refused == frozenset()
+    assert full.held == full.in_use == frozenset({A})
+    assert full.refused == frozenset({A, B})
+    assert again == full.model_copy(update={"reported_at_ms": full.reported_at_ms + 10_000})
 
 
 def test_a_withdrawn_release_is_dropped_and_an_older_one_comes_back(

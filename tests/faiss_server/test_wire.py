@@ -21,6 +21,7 @@ from faiss_server.server import serve
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
 from releases.manifest import Manifest
+from releases.serving import ServingReport, current_reports
 from releases.store import ReleaseStore
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import OutOfTimeError
@@ -308,7 +309,7 @@ async def test_a_search_whose_time_ran_out_in_the_queue_is_never_begun(
 async def test_a_deadline_without_time_left_is_out_of_time_in_queue_and_before() -> None:
     ran: list[None] = []
     with ThreadPoolExecutor(1) as executor:
-        service = FaissService(Mock(), executor, Mock())
+        service = FaissService(Mock(), executor, Mock(), Mock())
         with pytest.raises(OutOfTimeError):
             await service._run(Deadline(0), lambda: ran.append(None))
         late = Mock(**{"budget.side_effect": [1.0, OutOfTimeError("late")]})
@@ -374,3 +375,43 @@ def test_every_method_of_the_contract_is_implemented() -> None:
     assert len(service.methods) == 4
     for method in service.methods:
         assert method.name in vars(FaissServicer)
+
+
+async def test_what_callers_answer_from_is_reported_into_the_store_and_taken_back(
+    store: ReleaseStore, published: Made, tmp_path: Path
+) -> None:
+    async with running(store, tmp_path) as server:
+        await server.until_ready(SERVED)
+        status = pb.GetStatusRequest(in_use=[SERVED, 7], refused=[SERVED, 8])
+
+        async def reported() -> ServingReport | None:
+            await server.faiss.GetStatus(status)
+            await asyncio.sleep(0.01)
+            reports = current_reports(store)
+            return next((one for one in reports if one.in_use), None)
+
+        async with asyncio.timeout(10):
+            while (report := await reported()) is None:
+                pass
+        assert report.server.endswith(f"-127.0.0.1-{server.port}")
+        assert report.held == report.in_use == report.refused == frozenset({SERVED})
+    assert current_reports(store) == []
+
+
+async def test_nothing_is_reported_where_that_is_turned_off(
+    store: ReleaseStore, published: Made, tmp_path: Path
+) -> None:
+    async with running(store, tmp_path, report_serving=False) as server:
+        await server.until_ready(SERVED)
+        await server.faiss.GetStatus(pb.GetStatusRequest(in_use=[SERVED]))
+        assert current_reports(store) == []
+
+
+@pytest.mark.parametrize("field", ["in_use", "refused"])
+async def test_too_many_releases_in_use_are_refused(server: RunningFaissServer, field: str) -> None:
+    request = pb.GetStatusRequest()
+    getattr(request, field).extend(range(17))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await server.faiss.GetStatus(request)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == f"{field}: 17 given, at most 16 allowed"

@@ -135,6 +135,28 @@ async def test_a_split_is_followed_and_completed(start_recommender):
     await asked.until(completed)
 
 
+async def test_faiss_servers_are_told_what_is_answered_from_and_what_is_refused(start_recommender):
+    asked = await start_recommender(
+        models=[ScriptedModel(releases=[2, 1])], faiss=[ScriptedFaiss(releases=[2, 1])]
+    )
+    await asked.until_serving()
+
+    async def is_told(in_use: set[int], refused: set[int]) -> bool:
+        told = asked.faiss.last_status
+        return (set(told.in_use), set(told.refused)) == (in_use, refused)
+
+    await asked.until(lambda: is_told({2}, set()))
+    for share, in_use in ((0.5, {1, 2}), (0.0, {1}), (1.0, {2})):
+        asked.faiss.split = faiss_pb2.Split(release=2, share=share, changed_at_ms=int(share * 10))
+        if share == 0.0:
+            asked.faiss.split.changed_at_ms = 7
+        await asked.until(lambda in_use=in_use: is_told(in_use, set()))
+    asked.model.speaks_for = 2
+    for backend in (asked.model, asked.faiss):
+        backend.releases = [3, 2, 1]
+    await asked.until(lambda: is_told({2}, {3}))
+
+
 async def test_a_server_that_starts_later_is_found(start_recommender):
     late = ScriptedFaiss()
     async with listening(late):

@@ -1,8 +1,11 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
@@ -168,6 +171,45 @@ def test_a_side_car_follows_the_store_until_it_is_told_to_stop(
         assert side_car.wait(timeout=30) == 0
         assert list(log) == []
     assert local_releases(into, list(Part)) == {2}
+
+
+def test_a_side_car_tells_prometheus_what_it_holds_and_refuses(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    publish_tiny(disk_store, staging, 2)
+    (Path(disk_store.url) / "models/user_tower/2/saved_model.pb").write_bytes(b"spoilt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
+    command += ["--store", disk_store.url, "--metrics", address]
+    expected = [
+        'recsys_release{kind="pulled"} 1.0',
+        'recsys_release_refused_total{reason="mirror"} 1.0',
+        "recsys_store_poll_failures_total 0.0",
+    ]
+    with subprocess.Popen(tied_to_this_process(command), stderr=subprocess.PIPE) as side_car:
+        assert side_car.stderr is not None
+        for line in iter(side_car.stderr.readline, b""):
+            if b"release 1 is in" in line:
+                break
+        for _ in range(100):  # its second look comes after a tenth of a second
+            text = urlopen(f"http://{address}/metrics").read().decode()
+            if all(line in text.splitlines() for line in expected):
+                break
+            time.sleep(0.05)
+        side_car.terminate()
+        side_car.communicate(timeout=30)
+    assert [line for line in text.splitlines() if line in expected] == expected
+
+
+@pytest.mark.parametrize("address", ["9104", "x:", "127.0.0.1:0", "127.0.0.1:70000"])
+def test_a_malformed_metrics_address_is_refused(
+    disk_store: ReleaseStore, into: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(disk_store, "pull --watch 1", "--into", into, "--metrics", address) == 1
+    assert capsys.readouterr().err == f"error: --metrics: {address!r} is not host:port\n"
 
 
 def test_the_program_reports_errors_without_a_traceback(tmp_path: Path) -> None:

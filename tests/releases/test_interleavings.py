@@ -23,7 +23,7 @@ from releases.errors import (
     ReleaseNotFoundError,
     StoreError,
 )
-from releases.layout import MANIFESTS, Part, part_path
+from releases.layout import MANIFESTS, Part, manifest_path, part_path
 from releases.local import local_releases
 from releases.prune import prune
 from releases.publish import publish
@@ -88,6 +88,7 @@ class Interleavings(RuleBasedStateMachine):
         self.published: set[int] = set()
         self.withdrawn: set[int] = set()
         self.claimed: dict[int, str] = {}
+        self.in_use: set[int] = set()
         self.damaged_in_store: set[tuple[int, Part]] = set()
         self.damaged_locally: set[tuple[int, Part]] = set()
         self.restart()
@@ -171,32 +172,60 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        self.mirror = Mirror(self.store, self.into, SERVED, keep=KEEP, retry_seconds=0)
+        self.mirror = Mirror(
+            self.store, self.into, SERVED, keep=KEEP, in_use=lambda: self.in_use, retry_seconds=0
+        )
+
+    @rule(data=st.data())
+    def use(self, data: st.DataObject) -> None:
+        """Callers answer from some of what is there; seldom from more than one."""
+        here = sorted(local_releases(self.into, SERVED))
+        self.in_use = set(data.draw(st.lists(st.sampled_from(here), max_size=2))) if here else set()
 
     @rule()
     def sync(self) -> None:
-        expected, refused = self._expect()
         before = local_releases(self.into, SERVED)
+        present = self._present()
+        obtainable = {r for r in self.usable if r in present or self._obtainable_whole(r)}
         held = [manifest.release for manifest in self.mirror.sync()]
-        assert held == expected
-        assert set(self.mirror.refused) == refused
+        self._check_choice(held, present, obtainable)
+        assert set(self.mirror.refused) <= set(self.usable) - obtainable
         self._notice_repairs()
         assert not {release for release, _ in self.damaged_locally} & set(held)
         local = local_releases(self.into, SERVED)
         assert local == set(held) if held else local <= before - self.withdrawn
         assert [manifest.release for manifest in self.mirror.local()] == held or not held
 
-    def _expect(self) -> tuple[list[int], set[int]]:
-        held: list[int] = []
-        refused: set[int] = set()
-        for release in self.usable:
-            if len(held) == KEEP:
-                break
-            if all(self._obtainable(release, part) for part in SERVED):
-                held.append(release)
-            else:
-                refused.add(release)
-        return held, refused
+    def _check_choice(self, held: list[int], present: set[int], obtainable: set[int]) -> None:
+        """What is in use stays; else the newest comes, then what is there, then older ones."""
+        if not self.usable:
+            assert held == []
+            return
+        assert held == sorted(held, reverse=True)
+        assert len(held) == min(KEEP, len(present | obtainable))
+        busy = sorted(present & self.in_use, reverse=True)[:KEEP]
+        assert set(busy) <= set(held)
+        if len(busy) < KEEP and obtainable:
+            newest = max(obtainable)
+            assert newest in held
+            stays = present - {newest}
+            assert len(stays & set(held)) == min(len(stays), KEEP - 1)
+
+    def _present(self) -> set[int]:
+        """Releases that are whole on local disk, manifest too."""
+        return {
+            release
+            for release in local_releases(self.into, SERVED) - self.withdrawn
+            if (self.into / manifest_path(release)).exists()
+            and all(
+                files_on_disk(self.into, release, part)
+                == part_files(self.files[release], release, part)
+                for part in SERVED
+            )
+        }
+
+    def _obtainable_whole(self, release: int) -> bool:
+        return all(self._obtainable(release, part) for part in SERVED)
 
     def _obtainable(self, release: int, part: Part) -> bool:
         here = files_on_disk(self.into, release, part)

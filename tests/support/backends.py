@@ -132,6 +132,7 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
     """Answers `right_answer` of what the vector says; `counted_short` answers fewer than k."""
 
     searches: list[faiss_pb2.SearchRequest] = field(default_factory=list)
+    last_status: faiss_pb2.GetStatusRequest = field(default_factory=faiss_pb2.GetStatusRequest)
     at_most: int = 10_000
     split: faiss_pb2.Split | None = None
     cut: str | None = None
@@ -165,6 +166,8 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
 
     async def GetStatus(self, request, context):  # noqa: N802 - the contract's name
         goldens = []
+        if not request.HasField("golden_histories_of"):
+            self.last_status = request
         if request.HasField("golden_histories_of"):
             release = request.golden_histories_of
             if release in self.hanging_proofs:

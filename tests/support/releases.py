@@ -66,7 +66,7 @@ def tiny_release(staging: Path, release: int, content: str = "") -> Manifest:
 
 
 def publish_tiny(store: ReleaseStore, staging: Path, release: int, content: str = "") -> Manifest:
-    """Stage and publish a tiny release."""
+    """Stage and publish a tiny release, whatever is in service."""
     manifest = tiny_release(staging, release, content)
-    publish(store, staging, manifest)
+    publish(store, staging, manifest, wait=None)
     return manifest

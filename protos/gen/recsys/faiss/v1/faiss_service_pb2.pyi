@@ -379,16 +379,32 @@ class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GOLDEN_HISTORIES_OF_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     golden_histories_of: _builtins.int
     """Also answer this release's golden histories, if it is held."""
+    @_builtins.property
+    def in_use(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The releases that the caller answers from now, at most 16. For three seconds
+        none of them that is held makes room for another.
+        """
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Releases that the caller will not answer from, because model and index do not
+        belong together; at most 16.
+        """
+
     def __init__(
         self,
         *,
         golden_histories_of: _builtins.int | None = ...,
+        in_use: _abc.Iterable[_builtins.int] | None = ...,
+        refused: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of", "golden_histories_of", b"golden_histories_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of", "golden_histories_of", b"golden_histories_of"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of", "golden_histories_of", b"golden_histories_of", "in_use", b"in_use", "refused", b"refused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__golden_histories_of: _TypeAlias = _typing.Literal["golden_histories_of"]  # noqa: Y015
     _WhichOneofArgType__golden_histories_of: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of"]  # noqa: Y015

@@ -1,0 +1,88 @@
+"""What is in service, as the servers themselves report it into the store.
+
+The store is the only place that publishers, side-cars and servers all reach: a workflow may run in
+another cloud than the servers.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from releases.layout import SERVING
+from releases.store import ReleaseStore
+
+__all__ = [
+    "REPORT_SECONDS",
+    "ServingReport",
+    "current_reports",
+    "releases_in_use",
+    "remove_old_reports",
+    "remove_report",
+    "write_report",
+]
+
+REPORT_SECONDS: Final = 10.0
+"""A server reports at least this often, and at each change."""
+
+_CURRENT_MS: Final = 30_000
+_OLD_MS: Final = 24 * 3600 * 1000
+
+
+class ServingReport(BaseModel):
+    """One server's word, as of `reported_at_ms` (Unix time in ms)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    server: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]
+    reported_at_ms: Annotated[int, Field(ge=0)]
+    held: frozenset[int]
+    """Releases that it can be asked for."""
+    in_use: frozenset[int]
+    """Releases that its callers answer from."""
+    refused: frozenset[int]
+    """Releases that it, or its callers, will not use."""
+
+
+def write_report(store: ReleaseStore, report: ServingReport) -> None:
+    """Put a report in place of the same server's last one."""
+    store.put(_path(report.server), report.model_dump_json().encode())
+
+
+def remove_report(store: ReleaseStore, server: str) -> None:
+    """Take back what a server reported: it is about to end."""
+    store.remove_file(_path(server))
+
+
+def current_reports(store: ReleaseStore, now_ms: int | None = None) -> list[ServingReport]:
+    """Read the reports of servers that were alive half a minute ago."""
+    oldest = (time.time_ns() // 10**6 if now_ms is None else now_ms) - _CURRENT_MS
+    return [report for _, report in _reports(store) if report.reported_at_ms >= oldest]
+
+
+def releases_in_use(reports: Iterable[ServingReport]) -> frozenset[int]:
+    """Name all releases that somebody answers from."""
+    return frozenset().union(*(report.in_use for report in reports))
+
+
+def remove_old_reports(store: ReleaseStore, now_ms: int | None = None) -> None:
+    """Remove what servers reported that are gone for a day."""
+    oldest = (time.time_ns() // 10**6 if now_ms is None else now_ms) - _OLD_MS
+    for path, report in _reports(store):
+        if report.reported_at_ms < oldest:
+            store.remove_file(path)
+
+
+def _reports(store: ReleaseStore) -> Iterator[tuple[str, ServingReport]]:
+    for path in store.files_in(SERVING):
+        try:
+            text = b"".join(store.chunks(path))
+            yield path, ServingReport.model_validate_json(text)
+        except (FileNotFoundError, ValidationError):
+            continue  # gone since it was listed, or no report of this schema: says nothing to us
+
+
+def _path(server: str) -> str:
+    return f"{SERVING}/{server}.json"
