@@ -26,6 +26,10 @@ class FaissServerSettings(ServerSettings):
     poll_seconds: Annotated[float, Field(gt=0)] = Field(
         default=1.0, description="How often the store is asked for new and withdrawn releases."
     )
+    stagger_seconds: Annotated[float, Field(ge=0)] = Field(
+        default=0.0,
+        description="A new release is fetched after a random part of this: replicas take turns.",
+    )
     report_serving: bool = Field(
         default=True,
         description="Whether to tell the store, below serving/, what is held and answered from.",

@@ -100,7 +100,12 @@ def _open_store(
     except ReleaseError as error:
         raise StartupError(f"FAISS_SERVER_STORE: {error}") from error
     mirror = Mirror(
-        store, settings.local_dir, [Part.INDEX], keep=RESIDENT_RELEASES, in_use=in_use.in_use
+        store,
+        settings.local_dir,
+        [Part.INDEX],
+        keep=RESIDENT_RELEASES,
+        in_use=in_use.in_use,
+        stagger_seconds=settings.stagger_seconds,
     )
     try:
         store.listing()

@@ -16,7 +16,7 @@ from recommender.domain import (
 from recommender.popular import PopularArticles, PopularList
 from recommender.split import Split
 from service_runtime.channels import open_channel
-from service_runtime.errors import BackendUnavailableError
+from service_runtime.errors import BackendUnavailableError, NotFoundError, ReleaseNotHeldError
 from service_runtime.status_codes import translated_errors
 from service_runtime.tf_serving_api import GET_MODEL_STATUS, PREDICT, array_of, tensor_of
 
@@ -64,8 +64,11 @@ class ModelClient:
         request.model_spec.version.value = release
         request.inputs["history"].CopyFrom(tensor_of(histories))
         request.inputs["region"].CopyFrom(tensor_of(regions))
-        with translated_errors(f"model server {self.address}"):
-            response = await self._predict(request, timeout=timeout_seconds)
+        try:
+            with translated_errors(f"model server {self.address}"):
+                response = await self._predict(request, timeout=timeout_seconds)
+        except NotFoundError as error:  # TensorFlow Serving's word for it
+            raise ReleaseNotHeldError(str(error)) from error
         _refuse_other_release(self.address, release, response.model_spec.version.value)
         return self._checked(response, len(histories))
 

@@ -10,7 +10,12 @@ from typing import Generic, TypeVar
 
 from recommender.backends import Backend
 from recommender.split import Split
-from service_runtime.errors import BackendUnavailableError, CallError, OutOfTimeError
+from service_runtime.errors import (
+    BackendUnavailableError,
+    CallError,
+    OutOfTimeError,
+    ReleaseNotHeldError,
+)
 
 __all__ = ["Fleet"]
 
@@ -116,9 +121,10 @@ class Fleet(Generic[BackendT]):
             member.failures = 0
             member.pause_seconds = 0.0
 
-    def failed(self, backend: BackendT, error: CallError) -> None:
+    def failed(self, backend: BackendT, release: int, error: CallError) -> None:
         """Count a call that failed; an address that is away is left out until it answers a poll,
         so is one that hangs again and again: what is known to be dead costs no call and no wait.
+        One that has dropped the release is not asked for it again.
 
         Time-outs never take the last address away: they may say more about the caller's deadline
         than about the server, and other callers have longer ones.
@@ -128,6 +134,8 @@ class Fleet(Generic[BackendT]):
             return
         if isinstance(error, BackendUnavailableError):
             self._learn(member, None, str(error))
+        elif isinstance(error, ReleaseNotHeldError):
+            self._learn(member, (member.ready or frozenset()) - {release}, str(error))
         elif isinstance(error, OutOfTimeError):
             member.failures += 1
             if member.failures >= _FAILURES_IN_A_ROW and self.answering > 1:

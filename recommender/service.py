@@ -20,9 +20,9 @@ from recommender.domain import (
 )
 from recommender.fleet import Fleet
 from recommender.history import History
-from recommender.tracker import ReleaseTracker
+from recommender.tracker import Pin, ReleaseTracker
 from service_runtime.deadlines import Deadline
-from service_runtime.errors import BackendUnavailableError, CallError
+from service_runtime.errors import BackendUnavailableError, CallError, ReleaseNotHeldError
 from service_runtime.metrics import LATENCY_BUCKETS
 
 __all__ = ["RecommenderService"]
@@ -36,6 +36,10 @@ class _StepDownError(Exception):
 
     def __init__(self, reason: FallbackReason) -> None:
         self.reason = reason
+
+
+class _ReleaseGoneError(_StepDownError):
+    """Nobody who was asked holds the release any more."""
 
 
 class RecommenderService:
@@ -63,23 +67,34 @@ class RecommenderService:
         """
         pin = self._tracker.pin_for(query.user_id, query.release)
         pin.popular.check(query.filters)
-        stages = _Stages(self._metrics)
-        history: Sequence[int] = query.recent
+        asked = _Asked(query, deadline, _Stages(self._metrics))
         try:
-            if not history:
-                history = await self._stored_history(query.user_id, deadline, stages)
-            excluded = _excluded(query, history)
-            ranking = await self._nearest(pin.release, query, history, excluded, deadline, stages)
+            if not asked.history:
+                asked.history = await self._stored_history(asked)
+            try:
+                ranking = await self._nearest(pin.release, asked)
+            except _ReleaseGoneError:
+                # Withdrawn since the last poll: all that was made from it is thrown away.
+                pin = self._next_pin(query, gone=pin)
+                ranking = await self._nearest(pin.release, asked)
             source, reason = Source.PERSONALIZED, None
         except _StepDownError as step:
-            with stages.timed("popular"):
+            with asked.stages.timed("popular"):
                 ranking = pin.popular.ranking(
-                    query.limit, _excluded(query, history), query.filters, query.region_id
+                    query.limit, asked.excluded, query.filters, query.region_id
                 )
             source, reason = Source.POPULAR, step.reason
         self._metrics.count_answer(source, reason, pin.release)
         shorter = ranking.ids.size < query.limit
-        return Candidates(ranking, pin.release, source, reason, shorter, stages.seconds)
+        return Candidates(ranking, pin.release, source, reason, shorter, asked.stages.seconds)
+
+    def _next_pin(self, query: CandidateQuery, gone: Pin) -> Pin:
+        self._tracker.reconsider()
+        pin = self._tracker.pin_for(query.user_id, query.release)
+        if pin is gone:
+            raise _StepDownError(FallbackReason.NO_COMMON_RELEASE)
+        pin.popular.check(query.filters)
+        return pin
 
     async def record_views(self, user_id: str, views: Sequence[View], deadline: Deadline) -> None:
         """Add views to a user's history; raises BackendUnavailableError without Redis."""
@@ -89,55 +104,49 @@ class RecommenderService:
         """Answer a user's history; raises BackendUnavailableError without Redis."""
         return await self._history.views(user_id, deadline.budget())
 
-    async def _stored_history(
-        self, user_id: str, deadline: Deadline, stages: "_Stages"
-    ) -> list[int]:
-        with stages.timed("history"), _or_step_down(FallbackReason.HISTORY_UNAVAILABLE):
-            return await self._history.article_ids(user_id, deadline.budget())
+    async def _stored_history(self, asked: "_Asked") -> Sequence[int]:
+        with asked.stages.timed("history"), _or_step_down(FallbackReason.HISTORY_UNAVAILABLE):
+            return await self._history.article_ids(asked.query.user_id, asked.deadline.budget())
 
-    async def _nearest(
-        self,
-        release: int,
-        query: CandidateQuery,
-        history: Sequence[int],
-        excluded: Int64s,
-        deadline: Deadline,
-        stages: "_Stages",
-    ) -> Ranking:
-        if not history:
+    async def _nearest(self, release: int, asked: "_Asked") -> Ranking:
+        if not asked.history:
             raise _StepDownError(FallbackReason.NO_HISTORY)
         self._check_holders(release)
+        stages = asked.stages
         with stages.timed("user_vector"), _or_step_down(FallbackReason.MODEL_UNAVAILABLE):
-            user = await self._user_vector(release, query, history, deadline)
+            user = await self._user_vector(release, asked)
         if user.known[0] == 0:
             raise _StepDownError(FallbackReason.UNKNOWN_HISTORY)
         with stages.timed("search"), _or_step_down(FallbackReason.SEARCH_UNAVAILABLE):
-            rankings = await self._ask(
-                self._indexes,
-                release,
-                deadline,
-                lambda client, seconds: client.search(
-                    release,
-                    user.vectors,
-                    query.limit,
-                    excluded=[excluded] if excluded.size else None,
-                    filters=query.filters,
-                    timeout_seconds=seconds,
-                ),
-            )
-        return rankings[0]
+            return await self._search(release, user, asked)
 
-    async def _user_vector(
-        self, release: int, query: CandidateQuery, history: Sequence[int], deadline: Deadline
-    ) -> UserVectors:
-        histories = padded_histories([list(history)])
-        region = np.array([-1 if query.region_id is None else query.region_id], np.int64)
+    async def _user_vector(self, release: int, asked: "_Asked") -> UserVectors:
+        region_id = asked.query.region_id
+        histories = padded_histories([list(asked.history)])
+        region = np.array([-1 if region_id is None else region_id], np.int64)
         return await self._ask(
             self._models,
             release,
-            deadline,
+            asked.deadline,
             lambda client, seconds: client.user_vectors(release, histories, region, seconds),
         )
+
+    async def _search(self, release: int, user: UserVectors, asked: "_Asked") -> Ranking:
+        excluded = asked.excluded
+        rankings = await self._ask(
+            self._indexes,
+            release,
+            asked.deadline,
+            lambda client, seconds: client.search(
+                release,
+                user.vectors,
+                asked.query.limit,
+                excluded=[excluded] if excluded.size else None,
+                filters=asked.query.filters,
+                timeout_seconds=seconds,
+            ),
+        )
+        return rankings[0]
 
     def _check_holders(self, release: int) -> None:
         """Step down at once where a side has nobody to ask; no stage is begun in vain."""
@@ -168,42 +177,56 @@ class RecommenderService:
         spare = fleet.second_chance(release, first) is not None
         budget = deadline.budget()
         try:
-            return await self._attempt(fleet, first, budget / 2 if spare else budget, call)
+            return await self._attempt(fleet, first, release, budget / 2 if spare else budget, call)
         except CallError:
             second = fleet.second_chance(release, first)  # anew: the fleet may have changed
             if second is None:
                 raise
         fleet.retried()
-        return await self._attempt(fleet, second, deadline.budget(), call)
+        return await self._attempt(fleet, second, release, deadline.budget(), call)
 
     async def _attempt(
         self,
         fleet: Fleet[BackendT],
         backend: BackendT,
+        release: int,
         seconds: float,
         call: Callable[[BackendT, float], Awaitable[AnswerT]],
     ) -> AnswerT:
         try:
             answer = await call(backend, seconds)
         except CallError as error:
-            fleet.failed(backend, error)
+            fleet.failed(backend, release, error)
             raise
         fleet.succeeded(backend)
         return answer
-
-
-def _excluded(query: CandidateQuery, history: Sequence[int]) -> Int64s:
-    if not query.exclude_viewed or not history:
-        return query.excluded
-    return np.concatenate([query.excluded, np.array(history, np.int64)])
 
 
 @contextmanager
 def _or_step_down(reason: FallbackReason) -> Iterator[None]:
     try:
         yield
+    except ReleaseNotHeldError as error:
+        raise _ReleaseGoneError(reason) from error
     except CallError as error:
         raise _StepDownError(reason) from error
+
+
+class _Asked:
+    """One query on its way."""
+
+    def __init__(self, query: CandidateQuery, deadline: Deadline, stages: "_Stages") -> None:
+        self.query = query
+        self.deadline = deadline
+        self.stages = stages
+        self.history: Sequence[int] = query.recent
+
+    @property
+    def excluded(self) -> Int64s:
+        """The articles that must not be in the answer, int64[n]."""
+        if not self.query.exclude_viewed or not self.history:
+            return self.query.excluded
+        return np.concatenate([self.query.excluded, np.array(self.history, np.int64)])
 
 
 class _Stages:

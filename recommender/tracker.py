@@ -77,6 +77,7 @@ class ReleaseTracker:
         self._pin: Pin | None = None
         self._in_service: frozenset[int] = frozenset()
         self._split: Split | None = None
+        self._fleets: tuple[Fleet[UserTower], Fleet[Retriever]] | None = None
         self._first_pin = asyncio.Event()
         self._gauge = Gauge(
             "recsys_release",
@@ -93,6 +94,11 @@ class ReleaseTracker:
     def notice(self) -> None:
         """Have the choice made anew; for the fleets to call."""
         self._changed.set()
+
+    def reconsider(self) -> None:
+        """Make the choice anew at once; for a call that found its release gone."""
+        if self._fleets is not None:
+            self._repin(*self._fleets)
 
     async def wait_for_first_pin(self) -> None:
         """Return once there is something to answer from."""
@@ -131,6 +137,7 @@ class ReleaseTracker:
 
     async def run(self, models: Fleet[UserTower], indexes: Fleet[Retriever]) -> None:
         """Follow the fleets until cancelled."""
+        self._fleets = (models, indexes)
         async with asyncio.TaskGroup() as proofs:
             while True:
                 await self._changed.wait()

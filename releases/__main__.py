@@ -139,7 +139,7 @@ def publish(
 
 
 @app.command()
-def pull(
+def pull(  # noqa: PLR0913 - options of a command
     store: StoreUrl,
     into: Annotated[Path, typer.Option(help="Local folder to keep the releases in")],
     *,
@@ -151,6 +151,9 @@ def pull(
         float | None,
         typer.Option("--watch", min=0.1, help="Sync every so many seconds until SIGTERM"),
     ] = None,
+    stagger: Annotated[
+        float, typer.Option(min=0, help="With --watch: fetch a new one within so many seconds")
+    ] = 0.0,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="With --watch: for Prometheus")
     ] = None,
@@ -159,7 +162,12 @@ def pull(
     parts = [Part[name.name] for name in part] if part else list(Part)
     place = ReleaseStore(store)
     mirror = Mirror(
-        place, into, parts, keep=keep, in_use=lambda: releases_in_use(current_reports(place))
+        place,
+        into,
+        parts,
+        keep=keep,
+        in_use=lambda: releases_in_use(current_reports(place)),
+        stagger_seconds=stagger,
     )
     if watch_seconds is not None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

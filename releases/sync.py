@@ -1,6 +1,7 @@
 """Keeping the newest releases of a store on local disk."""
 
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -49,6 +50,8 @@ class Mirror:
     Remembers which files this process has verified, and reads them again only when they change.
     A refused release is tried again after `retry_seconds`: it may be gigabytes. After the local
     disk refused one nothing is fetched for `disk_retry_seconds`: room is soon made by somebody.
+    What is newer than all that is there is fetched after a random part of `stagger_seconds`, so
+    that replicas do not all load it at the same moment.
     """
 
     def __init__(  # noqa: PLR0913 - each has a user
@@ -61,6 +64,7 @@ class Mirror:
         in_use: Callable[[], Collection[int]] = frozenset,
         retry_seconds: float = 600.0,
         disk_retry_seconds: float = 10.0,
+        stagger_seconds: float = 0.0,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}, it must be at least 1")
@@ -71,6 +75,8 @@ class Mirror:
         self._in_use = in_use
         self._retry_seconds = retry_seconds
         self._disk_retry_seconds = disk_retry_seconds
+        self._stagger_seconds = stagger_seconds
+        self._fetch_at: dict[int, float] = {}
         self._verified: dict[int, _Verified] = {}
         self._refusals: dict[int, _Refusal] = {}
         self._disk_refusal: _Refusal | None = None
@@ -127,9 +133,10 @@ class Mirror:
         listing = self._store.listing()
         self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
         present = {manifest.release for manifest in self.local()}
+        offered = self._due(listing.usable, newest=max(present, default=None))
         failed: set[int] = set(without)
         while True:
-            usable = [release for release in listing.usable if release not in failed]
+            usable = [release for release in offered if release not in failed]
             wanted = self._wanted(usable, present - failed)
             held = []
             for release in wanted:
@@ -141,6 +148,16 @@ class Mirror:
             else:
                 self._refusals = {r: why for r, why in self._refusals.items() if r in failed}
                 return held
+
+    def _due(self, usable: Sequence[int], newest: int | None) -> list[int]:
+        """Leave out what is to be fetched later; a server that holds nothing waits for nothing."""
+        if newest is None:
+            return list(usable)
+        now = time.monotonic()
+        news = [release for release in usable if release > newest]
+        later = now + random.uniform(0, self._stagger_seconds)  # noqa: S311 - no secret
+        self._fetch_at = {release: self._fetch_at.get(release, later) for release in news}
+        return [release for release in usable if self._fetch_at.get(release, now) <= now]
 
     def _wanted(self, usable: Sequence[int], present: Collection[int]) -> list[int]:
         # Who uses what is asked only where it matters: it may be a look at many small files.

@@ -28,8 +28,9 @@ __all__ = ["HOSTS", "Cluster"]
 HOSTS = ("127.0.0.1", "127.0.0.2")
 
 _REDIS_SECONDS = 20.0
-_POLL_SECONDS = 0.1  # a look at the metrics takes time from those who answer
+_POLL_SECONDS = 0.4  # a look at the metrics takes time from those who answer
 _SIDE_CAR_SECONDS = 0.5
+_STAGGER_SECONDS = 4.0
 _ASKS_IN_A_ROW = 12
 _PORTS = (15_000, 32_000)
 _KINDS = ("model", "faiss", "recommender", "redis", "side-car")
@@ -244,7 +245,7 @@ class Cluster:
             sys.executable, "-m", "releases", "pull", "--store", str(self._store),
             "--into", str(self._model_home(host)), "--part", "model",
             "--watch", str(_SIDE_CAR_SECONDS),
-            "--metrics", metrics,
+            "--stagger", str(_STAGGER_SECONDS), "--metrics", metrics,
         ]  # fmt: skip
         return Replica(name, command, self._logs, metrics_address=metrics)
 

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
-from tests.support.backends import ScriptedFaiss, ScriptedModel
+from tests.support.backends import ScriptedFaiss, ScriptedModel, right_answer
 from tests.support.dns import dns_server
 
 
@@ -178,3 +178,31 @@ async def test_a_redis_that_hangs_soon_costs_no_time(asked, shared_redis):
         return answer.source == pb2.SOURCE_PERSONALIZED
 
     await asked.until(recovered)
+
+
+@pytest.mark.parametrize("side", ["model", "faiss"])
+async def test_a_release_that_is_gone_since_the_last_poll_costs_no_answer(start_recommender, side):
+    backends = {
+        "model": [ScriptedModel(releases=[2, 1]), ScriptedModel(releases=[2, 1])],
+        "faiss": [ScriptedFaiss(releases=[2, 1]), ScriptedFaiss(releases=[2, 1])],
+    }
+    asked = await start_recommender(
+        models=backends["model"], faiss=backends["faiss"], poll_seconds=60
+    )
+    await asked.until_serving()
+
+    async def newest_is_pinned() -> bool:
+        return (await asked.candidates(recent_article_ids=[5])).release == 2
+
+    await asked.until(newest_is_pinned)
+    for backend in backends[side]:
+        backend.releases = [1]
+    for _ in range(3):
+        answer = await asked.candidates(recent_article_ids=[5], limit=2)
+        assert answer.source == pb2.SOURCE_PERSONALIZED
+        assert answer.release == 1
+        assert list(answer.article_ids) == right_answer(1, 5, 2).tolist()
+    for backend in backends[side]:
+        backend.releases = []
+    answer = await asked.candidates(recent_article_ids=[5], limit=2)
+    assert answer.fallback_reason == pb2.FALLBACK_REASON_NO_COMMON_RELEASE

@@ -318,3 +318,49 @@ def test_leftover_parts_without_a_manifest_are_removed(
     publish_tiny(store, staging, 2)
     Mirror(store, into, SERVED).sync()
     assert local_releases(into, SERVED) == {2}
+
+
+def test_what_is_new_is_fetched_within_the_stagger_and_not_by_all_at_once(
+    disk_store: ReleaseStore, staging: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("releases.sync.time.monotonic", lambda: now[0])
+    publish_tiny(disk_store, staging, 1)
+    mirrors = [
+        Mirror(disk_store, tmp_path / str(number), [Part.INDEX], stagger_seconds=10)
+        for number in range(20)
+    ]
+    assert all(held(mirror.sync()) == [1] for mirror in mirrors)  # at start nothing is waited for
+    publish_tiny(disk_store, staging, 2)
+    fetched = []
+    for _ in range(11):
+        fetched.append(sum(held(mirror.sync()) == [2, 1] for mirror in mirrors))
+        now[0] += 1
+    assert fetched == sorted(fetched)
+    assert fetched[0] < 5
+    assert 5 < fetched[5] < 15
+    assert fetched[-1] == 20
+    disk_store.withdraw(2)
+    assert all(held(mirror.sync()) == [1] for mirror in mirrors)
+
+
+def test_what_is_answered_from_stays_and_nobody_sees_three(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    seen: list[set[int]] = []
+
+    class SeeingMirror(Mirror):
+        def _remember(self, manifest: Manifest) -> None:
+            super()._remember(manifest)
+            seen.append(local_releases(into, SERVED))
+
+    mirror = SeeingMirror(disk_store, into, SERVED, in_use=lambda: {2})
+    for release in (1, 2):
+        publish_tiny(disk_store, staging, release)
+    mirror.sync()
+    for release in (3, 4):
+        publish_tiny(disk_store, staging, release)
+    assert held(mirror.sync()) == [4, 2]
+    publish_tiny(disk_store, staging, 5)
+    assert held(mirror.sync()) == [5, 2]
+    assert all(len(releases) <= 2 for releases in seen)
