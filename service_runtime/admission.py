@@ -1,9 +1,20 @@
-"""Whether a call can still be answered in time, judged by the fastest that lately was."""
+"""Which calls to begin: those that can still be answered in time, and no more than can be."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
-__all__ = ["FastestLately"]
+__all__ = ["AdaptiveLimit", "FastestLately", "LoopLag"]
+
+_LATE_SHARE = 0.7
+"""Of its deadline: a call that took longer leaves its caller nothing."""
+_FAIR_TIMES = 3.0
+_LEAST_LIMIT = 4.0
+_DECREASE = 0.75
+_DECREASE_SECONDS = 0.05
+_BEAT_SECONDS = 0.01
+_BEATS = 5
+_LAG_SECONDS = 0.005
 
 
 class FastestLately:
@@ -44,3 +55,83 @@ class FastestLately:
         self._previous = self._current if now < self._ends + self._window_seconds else None
         self._current = None
         self._ends = now + self._window_seconds
+
+
+class AdaptiveLimit:
+    """How many calls may be in flight: where more are begun than there are cores to answer them,
+    each only gets later, until none is of use.
+
+    Additive increase, multiplicative decrease (Chiu and Jain, 1989), between a few and `most`. Two
+    things lower it: an event loop that is late time and again, and, where calls do not wait for
+    other servers (`own_time`), calls that take most of their deadline. One whose deadline is hardly
+    longer than the fastest calls take says nothing, or one caller's short deadlines would shut out
+    all others; nor does one without a deadline.
+    """
+
+    __slots__ = ("_clock", "_decrease_at", "_limit", "_most", "_own_time", "fastest")
+
+    def __init__(
+        self, most: int, *, own_time: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._most = float(most)
+        self._own_time = own_time
+        self._clock = clock
+        self._limit = float(most)
+        self._decrease_at = 0.0
+        self.fastest = FastestLately(clock=clock)
+
+    @property
+    def calls(self) -> int:
+        """Answer the limit as of now."""
+        return int(self._limit)
+
+    def record(self, seconds: float, deadline_seconds: float | None, in_flight: int) -> None:
+        """Count a call that took `seconds`; `in_flight` counts it too."""
+        if deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds:
+            if self._own_time and deadline_seconds >= _FAIR_TIMES * self.fastest.seconds():
+                self.decrease(in_flight)
+        elif in_flight > self._limit / 2:  # else the limit was not what kept it from being late
+            self._limit = min(self._most, self._limit + 1 / self._limit)
+
+    def decrease(self, in_flight: int) -> None:
+        """Allow fewer than are in flight."""
+        now = self._clock()
+        if now >= self._decrease_at:
+            most = min(self._limit, in_flight) * _DECREASE
+            self._limit = max(min(_LEAST_LIMIT, self._most), most)
+            # The calls in flight began under the old limit and may all be late: once is enough.
+            self._decrease_at = now + _DECREASE_SECONDS
+
+
+class LoopLag:
+    """Watches how late the event loop is, for as long as calls are in flight.
+
+    `on_lag` is called when it was late five times in a row by more than 5 ms: that is no burst but
+    a queue that stands (as in CoDel, Nichols and Jacobson, 2012).
+    """
+
+    def __init__(self, in_flight: Callable[[], int], on_lag: Callable[[], None]) -> None:
+        self._in_flight = in_flight
+        self._on_lag = on_lag
+        self._due = 0.0
+        self._late = 0
+        self._beating = False
+
+    def watch(self) -> None:
+        """Go on, or begin: there is a call in flight."""
+        if not self._beating:
+            self._beating = True
+            self._late = 0
+            self._wait(asyncio.get_running_loop())
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = loop.time() + _BEAT_SECONDS
+        loop.call_at(self._due, self._beat, loop)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._late = self._late + 1 if loop.time() - self._due > _LAG_SECONDS else 0
+        if self._late >= _BEATS:
+            self._on_lag()
+        self._beating = self._in_flight() > 0
+        if self._beating:
+            self._wait(loop)

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from service_runtime.admission import FastestLately
+from service_runtime.admission import AdaptiveLimit, LoopLag
 from service_runtime.errors import (
     CallError,
     InvalidRequestError,
@@ -39,6 +40,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary method of our own services.
 
     `status_methods` (`/package.Service/Method`) are not refused for load, but once notice is given.
+    `own_time`: calls do not wait for other servers, so one that is late says that this one has too
+    many of them.
     """
 
     def __init__(
@@ -48,8 +51,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         max_concurrent_calls: int,
         slow_call_seconds: float,
         status_methods: frozenset[str] = frozenset(),
+        own_time: bool = True,
     ) -> None:
         self._metrics = metrics
+        self._own_time = own_time
         self._limit = max_concurrent_calls
         self._slow_call_seconds = slow_call_seconds
         self._status_methods = status_methods
@@ -76,12 +81,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     def _wrap(self, path: str, handler: MethodHandler) -> MethodHandler:
         service, method = path.lstrip("/").split("/")
+        limited = path not in self._status_methods
         call = _Call(
             path,
             cast("UnaryHandler", handler.unary_unary),
             handler.request_deserializer,
             self._metrics.of(service, method),
-            limit=None if path in self._status_methods else self._limit,
+            limit=AdaptiveLimit(self._limit, own_time=self._own_time) if limited else None,
             slow_call_seconds=self._slow_call_seconds,
         )
         self._calls.append(call)
@@ -115,7 +121,7 @@ class _Call:
         deserialize: Callable[[bytes], Any] | None,
         metrics: MethodMetrics,
         *,
-        limit: int | None,
+        limit: AdaptiveLimit | None,
         slow_call_seconds: float,
     ) -> None:
         self._path = path
@@ -124,50 +130,54 @@ class _Call:
         self._limit = limit
         self._slow_call_seconds = slow_call_seconds
         self._in_flight = 0
-        self._fastest = FastestLately()
+        self._lag = LoopLag(lambda: self._in_flight, self._lower_limit)
         self._deserialize = deserialize or (lambda request: request)
         self.idle = asyncio.Event()
         self.idle.set()
 
     async def answer(self, request: bytes, context: Context) -> Any:
         """Answer one call, or end it with the status of what went wrong."""
-        if refusal := self._refusal(context):
+        call = _Running(time.perf_counter(), context.time_remaining(), context)
+        if refusal := self._refusal(call.deadline_seconds):
+            # No line in the log: under overload these are most of the calls, and must cost nothing.
             self._metrics.shed.inc()
-            await self._abort(refusal, context, 0.0)
-        started = time.perf_counter()
+            self._metrics.observe(code_of(refusal).name, 0.0)
+            await context.abort(code_of(refusal), str(refusal))
         self._enter()
         try:
             response = await self._handler(self._parsed(request), context)
         except asyncio.CancelledError:
             # The caller went away or its deadline passed; there is nobody to answer.
-            self._finish("CANCELLED", time.perf_counter() - started, context)
+            self._finish("CANCELLED", call)
             raise
         except grpc.aio.AbortError:
-            self._finish("ABORTED", time.perf_counter() - started, context)
+            self._finish("ABORTED", call)
             raise
         except Exception as error:  # noqa: BLE001 - the last line of defence; it is logged
-            await self._abort(error, context, time.perf_counter() - started)
+            await self._abort(error, call)
         else:
-            seconds = time.perf_counter() - started
-            self._fastest.record(seconds)
-            self._finish("OK", seconds, context)
+            self._finish("OK", call)
             return response
         finally:
             self._leave()
 
-    def _refusal(self, context: Context) -> CallError | None:
+    def _refusal(self, deadline_seconds: float | None) -> CallError | None:
         """Answer why not to begin: work that cannot be of use would only delay what can."""
         if self._limit is None:
             return None
-        if self._in_flight >= self._limit:
-            return OverloadedError(f"{self._limit} calls are in flight")
-        remaining = context.time_remaining()
-        if remaining is not None and remaining <= self._fastest.seconds():
+        if self._in_flight >= self._limit.calls:
+            return OverloadedError(f"{self._in_flight} calls are in flight")
+        if deadline_seconds is not None and deadline_seconds <= self._limit.fastest.seconds():
             return OutOfTimeError("the deadline leaves less time than any call has taken lately")
         return None
 
+    def _lower_limit(self) -> None:
+        if self._limit is not None:
+            self._limit.decrease(self._in_flight)
+
     def _enter(self) -> None:
         self._in_flight += 1
+        self._lag.watch()
         self._metrics.in_flight.set(self._in_flight)
         self.idle.clear()
 
@@ -184,18 +194,27 @@ class _Call:
         except DecodeError:
             raise InvalidRequestError("the request is not a message of this method") from None
 
-    async def _abort(self, error: Exception, context: Context, seconds: float) -> None:
+    async def _abort(self, error: Exception, call: _Running) -> None:
         if isinstance(error, CallError):
             code, message = code_of(error), str(error)
         else:
             # The text of an unforeseen exception is for us, not for callers.
             logger.error("%s failed", self._path, exc_info=error)
             code, message = grpc.StatusCode.INTERNAL, "internal error; see the server's log"
-        self._finish(code.name, seconds, context)
-        await context.abort(code, message)
+        self._finish(code.name, call)
+        await call.context.abort(code, message)
 
-    def _finish(self, code: str, seconds: float, context: Context) -> None:
+    def _finish(self, code: str, call: _Running) -> None:
+        seconds = time.perf_counter() - call.started
         self._metrics.observe(code, seconds)
+        if self._limit is not None:
+            if code == "OK":
+                self._limit.fastest.record(seconds)
+            self._limit.record(seconds, call.deadline_seconds, self._in_flight)
+            self._metrics.limit.set(self._limit.calls)
+        self._log(code, seconds, call.context)
+
+    def _log(self, code: str, seconds: float, context: Context) -> None:
         notable = code != "OK" or seconds >= self._slow_call_seconds
         level = logging.INFO if notable else logging.DEBUG
         if logger.isEnabledFor(level):
@@ -208,3 +227,13 @@ class _Call:
                 seconds * 1000,
                 extra={"request_id": metadata.get("x-request-id")},
             )
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """One call that is being answered."""
+
+    started: float
+    deadline_seconds: float | None
+    """What was left to the caller's deadline when it arrived; None: it has none."""
+    context: Context

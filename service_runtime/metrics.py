@@ -60,6 +60,12 @@ class CallMetrics:
             ["service", "method"],
             registry=registry,
         )
+        self._limit = Gauge(
+            "recsys_rpc_limit",
+            "Calls that may be in flight now; falls when they end late.",
+            ["service", "method"],
+            registry=registry,
+        )
         self._late = Counter(
             "recsys_rpc_deadline_exceeded_total",
             "Calls that ended for want of time.",
@@ -75,6 +81,7 @@ class CallMetrics:
             in_flight=self._in_flight.labels(service, method),
             shed=self._shed.labels(service, method),
             late=self._late.labels(service, method),
+            limit=self._limit.labels(service, method),
         )
 
 
@@ -88,10 +95,12 @@ class MethodMetrics:
         in_flight: Gauge,
         shed: Counter,
         late: Counter,
+        limit: Gauge,
     ) -> None:
         self.in_flight = in_flight
         self.shed = shed
         self.late = late
+        self.limit = limit
         self._durations = durations
         self._names = names
         self._by_code = {"OK": durations.labels(*names, "OK")}

@@ -38,7 +38,8 @@ class ServerSettings(BaseSettings):
         default=0.1, description="Calls slower than this are logged at INFO."
     )
     max_concurrent_calls: Annotated[int, Field(ge=1)] = Field(
-        default=256, description="In flight per method; more are refused, health checks never."
+        default=256,
+        description="In flight per method at the most, fewer under overload; health checks: any.",
     )
     default_deadline_seconds: Seconds = Field(
         default=1.0, description="Time budget of a call whose caller set no deadline."

@@ -20,6 +20,7 @@ from rich.console import Console
 from reporting import print_report, write_report
 from tests.chaos.cluster import Cluster
 from tests.chaos.outcome import Outcome
+from tests.chaos.overload import Overload, measure_overload
 from tests.chaos.report import chaos_report
 from tests.chaos.rotated import FIRST_RELEASE, Variant, prepare_releases
 from tests.chaos.runner import LoadMaker, play, record_histories, sustainable_rate
@@ -34,6 +35,7 @@ _FIRST_TWO: tuple[Variant, ...] = ("sound", "sound")
 _REQUESTS = 100_000
 _RATES = (20.0, 250.0)
 _QUICK_RATE = 60.0
+_OVERLOAD = "overload"
 SCENARIOS = (*SWAPS, *CORRUPT_RELEASES, *FAULTS)
 
 
@@ -47,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         suite = _Suite(Path(directory), chosen, console, quick=quick, rate=options.rate)
         try:
-            outcomes = suite.run(fill_up=complete)
+            outcomes = suite.run(
+                fill_up=complete, overload=_OVERLOAD in options.only or not options.only
+            )
         finally:
             _keep_evidence(Path(directory), options.directory)
-    report = chaos_report(outcomes, suite.rate, complete=complete)
+    report = chaos_report(outcomes, suite.rate, suite.overload, complete=complete, quick=quick)
     print_report(report, console)
     write_report(report, options.directory)
     console.print(f"report: {options.directory / 'report.html'}")
@@ -74,8 +78,9 @@ class _Suite:
         self._console = console
         self._quick = quick
         self.rate = rate or (_QUICK_RATE if quick else 0.0)
+        self.overload: Overload | None = None
 
-    def run(self, *, fill_up: bool) -> list[Outcome]:
+    def run(self, *, fill_up: bool, overload: bool) -> list[Outcome]:
         """Start the cluster, play everything, stop it."""
         wanted = _numbered(self._scenarios)
         self._console.print(f"{len(wanted)} releases, made where the cache has none ...")
@@ -98,6 +103,11 @@ class _Suite:
             if fill_up and (missing := _REQUESTS - sum(one.requests for one in outcomes)) > 0:
                 rest = _steady_for(missing / load.rate * 1.02)
                 outcomes.append(self._shown(play(rest, world, [], load, check)))
+            if overload:
+                cluster.use_links(proxied=False)
+                cluster.wait_full_service()
+                self.overload = measure_overload(cluster, load, quick=self._quick)
+                self._console.print(self.overload)
             return outcomes
 
     def _calibrated(self, cluster: Cluster) -> LoadMaker:
@@ -141,7 +151,7 @@ def _chosen(only: Sequence[str], *, quick: bool) -> list[Scenario]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    names = [scenario.name for scenario in SCENARIOS]
+    names = [*(scenario.name for scenario in SCENARIOS), _OVERLOAD]
     parser.add_argument("--only", action="append", default=[], choices=names, metavar="NAME")
     parser.add_argument("--rate", type=float, help="requests/s; default: a third of what works")
     parser.add_argument("--directory", type=Path, default=_BUILD / "chaos", help="for the report")

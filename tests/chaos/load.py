@@ -52,6 +52,8 @@ class LoadPlan:
     limit: int
     seed: int
     results: str
+    core: int | None = None
+    """The only core to run on; None: any."""
 
     @property
     def ready_file(self) -> Path:
@@ -195,6 +197,8 @@ async def _main(plan: LoadPlan) -> None:
 def main(arguments: Sequence[str]) -> None:
     plan = json.loads(arguments[0])
     plan["recommenders"] = tuple(plan["recommenders"])
+    if plan["core"] is not None:
+        os.sched_setaffinity(0, {plan["core"]})
     asyncio.run(_main(LoadPlan(**plan)))
 
 

@@ -21,7 +21,6 @@ __all__ = ["Replica"]
 
 _LISTENING_SECONDS = 60.0
 _SERVING_SECONDS = 60.0
-_STARTING_NICENESS = 10
 
 
 @dataclass
@@ -55,7 +54,7 @@ class Replica:
         self.starts += 1
         log = self.directory / f"{self.name}-{self.starts}.log"
         self.process = Process(self.name, self.command, log, self.environment)
-        self._be_nice(_STARTING_NICENESS)
+        self._stand_back(os.SCHED_IDLE)
 
     def wait_serving(self) -> None:
         """Return once its health, if it has one, is SERVING.
@@ -68,18 +67,17 @@ class Replica:
             with grpc.insecure_channel(self.address) as channel:
                 health = health_pb2_grpc.HealthStub(channel)
                 self.running.wait_until(lambda: _is_serving(health), _SERVING_SECONDS)
-        self._be_nice(0)
+        self._stand_back(os.SCHED_OTHER)
 
-    def _be_nice(self, niceness: int) -> None:
-        """Let a process start without taking the cores of those that serve; elsewhere it would have
-        a machine of its own. Only root may take that back, so others do without.
+    def _stand_back(self, policy: int) -> None:
+        """Let a process start with what those that serve leave of the cores; elsewhere it would
+        have a machine of its own. Only root may take that back, so others do without.
         """
         if os.geteuid() != 0:
             return
-        niceness += os.getpriority(os.PRIO_PROCESS, 0)
         for thread in Path(f"/proc/{self.running.pid}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness)
+                os.sched_setscheduler(int(thread.name), policy, os.sched_param(0))
 
     def kill(self) -> None:
         """End it at once, as the kernel does for want of memory."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from reporting import Figure, Report, Section, Table
 from tests.chaos.outcome import Outcome
+from tests.chaos.overload import Overload
 from tests.chaos.stage import Rule
 
 __all__ = ["chaos_report"]
@@ -14,12 +15,25 @@ __all__ = ["chaos_report"]
 _REQUESTS = 100_000
 
 
-def chaos_report(outcomes: Sequence[Outcome], rate: float, *, complete: bool) -> Report:
+def chaos_report(
+    outcomes: Sequence[Outcome],
+    rate: float,
+    overload: Overload | None,
+    *,
+    complete: bool,
+    quick: bool,
+) -> Report:
     """Sum up; only a complete run of the full form is judged by the number of its requests."""
+    figures = [*_figures(outcomes, rate, complete=complete)] if outcomes else []
+    if overload is not None:
+        figures += _overload_figures(overload, quick=quick)
     return Report(
         "chaos",
-        tuple(_figures(outcomes, rate, complete=complete)),
-        {"scenarios": [_document(outcome) for outcome in outcomes]},
+        tuple(figures),
+        {
+            "scenarios": [_document(outcome) for outcome in outcomes],
+            "overload": None if overload is None else asdict(overload),
+        },
         (_scenario_section(outcomes), _latency_section(outcomes), _problem_section(outcomes)),
     )
 
@@ -57,6 +71,16 @@ def _healthy_figures(outcomes: Sequence[Outcome]) -> Iterable[Figure]:
     seconds = [one.full_service_seconds for one in outcomes]
     known = [value for value in seconds if value is not None]
     yield Figure("slowest_return_to_full_service", max(known, default=-1.0), "s", aim="<= 1")
+
+
+def _overload_figures(overload: Overload, *, quick: bool) -> Iterable[Figure]:
+    yield Figure("sustained_rate_on_one_core", overload.sustained_rate, "1/s")
+    yield Figure("best_goodput_on_one_core", overload.best_goodput, "1/s")
+    must = None if quick else ">= 0.8"
+    yield Figure("goodput_at_three_times_over_best", overload.ratio, "", must)
+    yield Figure("health_checks_failed_under_overload", overload.health_failures, "", "== 0")
+    must = None if quick else "<= 1.1"
+    yield Figure("memory_growth_under_overload", overload.memory_growth, "", must)
 
 
 def _share(part: int, whole: int) -> float:

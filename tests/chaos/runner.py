@@ -41,6 +41,8 @@ class LoadMaker:
         self._recommenders = tuple(recommenders)
         self._runs = 0
         self.rate = rate
+        self.core: int | None = None
+        """The only core for it, None: any."""
 
     @contextmanager
     def running(self, rate: float | None = None) -> Iterator[list[Result]]:
@@ -48,7 +50,13 @@ class LoadMaker:
         self._runs += 1
         path = self._directory / f"results-{self._runs}.jsonl"
         plan = LoadPlan(
-            self._recommenders, rate or self.rate, USERS, LIMIT, seed=self._runs, results=str(path)
+            self._recommenders,
+            rate or self.rate,
+            USERS,
+            LIMIT,
+            seed=self._runs,
+            results=str(path),
+            core=self.core,
         )
         process = Process("load", plan.command(), path.with_suffix(".log"), {})
         results: list[Result] = []

@@ -1,7 +1,10 @@
+import asyncio
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service_runtime.admission import FastestLately
+from service_runtime.admission import AdaptiveLimit, FastestLately, LoopLag
 
 steps = st.lists(st.tuples(st.floats(0, 0.7), st.floats(0.001, 1)), min_size=1)
 
@@ -31,3 +34,79 @@ def test_after_a_pause_nothing_is_known():
     assert fastest.seconds() == 0.5
     now[0] = 4.0
     assert fastest.seconds() == 0
+
+
+def limit_of(now: list[float], most: int = 100) -> AdaptiveLimit:
+    return AdaptiveLimit(most, own_time=True, clock=lambda: now[0])
+
+
+def test_late_calls_lower_the_limit_once_for_each_wave_and_calls_in_time_raise_it_again():
+    now = [0.0]
+    limit = limit_of(now)
+    for _ in range(50):
+        limit.record(0.045, 0.05, 80)
+    assert limit.calls == 60
+    for _ in range(40):
+        now[0] += 0.05
+        limit.record(0.045, 0.05, 80)
+    assert limit.calls == 4
+    for _ in range(200):
+        limit.record(0.01, 0.05, limit.calls)
+    assert 18 < limit.calls < 22  # one more for each round of calls
+    for _ in range(20_000):
+        limit.record(0.01, 0.05, 100)
+    assert limit.calls == 100
+
+
+def test_what_the_limit_did_not_hold_back_does_not_raise_it():
+    now = [0.0]
+    limit = limit_of(now)
+    limit.record(0.05, 0.05, 100)
+    for _ in range(1000):
+        limit.record(0.001, 0.05, 10)
+    assert limit.calls == 75
+
+
+def test_deadlines_that_nobody_could_meet_and_calls_without_one_say_nothing():
+    limit = limit_of([0.0])
+    limit.fastest.record(0.02)
+    limit.record(0.05, 0.05, 100)
+    limit.record(10.0, None, 100)
+    assert limit.calls == 100
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(1, 300))), st.integers(1, 9)
+)
+def test_the_limit_stays_between_a_few_and_the_most(calls, most):
+    now = [0.0]
+    limit = limit_of(now, most)
+    for seconds, deadline, in_flight in calls:
+        now[0] += seconds
+        limit.record(seconds, deadline, in_flight)
+        assert min(4, most) <= limit.calls <= most
+
+
+def test_where_calls_wait_for_others_only_the_loop_lowers_the_limit():
+    limit = AdaptiveLimit(100, own_time=False)
+    limit.record(0.05, 0.05, 100)
+    assert limit.calls == 100
+    limit.decrease(40)
+    assert limit.calls == 30
+
+
+async def test_a_loop_that_is_late_again_and_again_is_noticed_and_a_burst_is_not():
+    lags: list[None] = []
+    in_flight = 1
+    lag = LoopLag(lambda: in_flight, lambda: lags.append(None))
+    lag.watch()
+    time.sleep(0.05)  # noqa: ASYNC251 - one burst
+    for _ in range(10):
+        await asyncio.sleep(0.01)
+    assert lags == []
+    while not lags:
+        time.sleep(0.02)  # noqa: ASYNC251 - a loop with more to do than it can
+        await asyncio.sleep(0)
+    in_flight = 0
+    await asyncio.sleep(0.05)
+    assert not lag._beating
