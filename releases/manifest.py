@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from releases.errors import ManifestError
-from releases.layout import Part, part_path
+from releases.layout import HISTORY_LENGTH, Part, part_path
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -114,7 +114,7 @@ class GoldenQuery(_Model):
 class GoldenHistory(_Model):
     """Raw article ids, newest first, and the ids that model and index together must answer."""
 
-    history: Annotated[tuple[Id, ...], Field(min_length=1, max_length=50)]
+    history: Annotated[tuple[Id, ...], Field(min_length=1, max_length=HISTORY_LENGTH)]
     region_id: Id | None = None
     expected_article_ids: Annotated[tuple[Id, ...], Field(min_length=1)]
     min_overlap: Annotated[float, Field(gt=0, le=1)] = 0.9

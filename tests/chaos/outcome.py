@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from tests.chaos.load import DEADLINE_SECONDS
 from tests.chaos.results import (
     HUNG,
+    ReleaseFigures,
     Result,
     SplitWindow,
+    compare_releases,
     first_full_second,
     percentile_ms,
     tally,
@@ -57,6 +59,8 @@ class Outcome:
     problems: tuple[str, ...]
     crashes: tuple[str, ...]
     figures: dict[str, float]
+    split: tuple[ReleaseFigures, ...] = ()
+    """The two releases that users were divided between."""
 
     @property
     def judged(self) -> int:
@@ -128,6 +132,7 @@ def judge(
         problems=(*record.problems, *verdict.examples, *_wrong_releases(results, record)),
         crashes=tuple(crashes),
         figures=record.figures,
+        split=compare_releases(results, record.splits),
     )
 
 

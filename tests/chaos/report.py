@@ -34,7 +34,12 @@ def chaos_report(
             "scenarios": [_document(outcome) for outcome in outcomes],
             "overload": None if overload is None else asdict(overload),
         },
-        (_scenario_section(outcomes), _latency_section(outcomes), _problem_section(outcomes)),
+        (
+            _scenario_section(outcomes),
+            _latency_section(outcomes),
+            *(_split_section(outcome) for outcome in outcomes if outcome.split),
+            _problem_section(outcomes),
+        ),
     )
 
 
@@ -138,6 +143,26 @@ def _latency_section(outcomes: Sequence[Outcome]) -> Section:
         "sent more than 10 ms late, because the machine was busy."
     )
     return Section("Latency", text, (Table(headings, rows),))
+
+
+def _split_section(outcome: Outcome) -> Section:
+    headings = ("release", "users", "answers", "by source", "p50 ms", "p99 ms")
+    rows = tuple(
+        (
+            one.release,
+            one.users,
+            one.requests,
+            _counts(one.sources),
+            "" if one.p50_ms is None else one.p50_ms,
+            "" if one.p99_ms is None else one.p99_ms,
+        )
+        for one in outcome.split
+    )
+    overlap = outcome.figures.get("split_overlap")
+    text = "While users were divided between two releases."
+    if overlap is not None:
+        text += f" Asked for candidates of both, the same users got {overlap:.1%} of them alike."
+    return Section("Split: two releases compared", text, (Table(headings, rows),))
 
 
 def _problem_section(outcomes: Sequence[Outcome]) -> Section:

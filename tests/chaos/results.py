@@ -1,7 +1,7 @@
 """What became of each request, and figures over many of them."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +11,10 @@ import numpy as np
 __all__ = [
     "HUNG",
     "Down",
+    "ReleaseFigures",
     "Result",
     "SplitWindow",
+    "compare_releases",
     "first_full_second",
     "percentile_ms",
     "read_results",
@@ -85,6 +87,40 @@ class SplitWindow:
     share: float
     begin: float
     end: float
+
+
+@dataclass(frozen=True)
+class ReleaseFigures:
+    """What one of the two releases of a split answered."""
+
+    release: int
+    users: int
+    requests: int
+    sources: dict[str, int]
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+def compare_releases(
+    results: Sequence[Result], windows: Sequence[SplitWindow]
+) -> tuple[ReleaseFigures, ...]:
+    """Set side by side what the releases answered while users were divided between them."""
+    divided = [window for window in windows if 0 < window.share < 1]
+    answers: dict[int, list[Result]] = defaultdict(list)
+    for one in results:
+        if one.answered and any(window.begin <= one.due < window.end for window in divided):
+            answers[one.release].append(one)
+    return tuple(
+        ReleaseFigures(
+            release,
+            len({one.user for one in given}),
+            len(given),
+            tally(given, lambda one: one.source),
+            percentile_ms(given, 50),
+            percentile_ms(given, 99),
+        )
+        for release, given in sorted(answers.items())
+    )
 
 
 def read_results(path: Path) -> list[Result]:

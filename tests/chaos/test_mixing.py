@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.chaos.results import Down, Result, first_full_second
+from tests.chaos.results import Down, Result, SplitWindow, compare_releases, first_full_second
 from tests.chaos.rotated import FIRST_RELEASE, Catalogue, popular_ids, prepare_releases
 from tests.chaos.verify import AnswerCheck
 
@@ -81,6 +81,23 @@ def test_viewed_and_short_answers_are_seen(check, catalogue):
 def test_a_release_that_is_not_in_service_is_wrong_whatever_it_answers(check):
     verdict = check.verdict([answer(check, NEW, 3)], allowed=[OLD])
     assert (verdict.checked, verdict.wrong) == (1, 1)
+
+
+def test_the_releases_of_a_split_are_compared_by_what_each_answered():
+    window = SplitWindow(release=2, share=0.1, begin=10.0, end=20.0)
+    done = SplitWindow(release=2, share=1.0, begin=30.0, end=40.0)
+    answers = [
+        Result(due, due, due + 0.01 * release, 0, "OK", user, source, "", release)
+        for due, user, release, source in (
+            (9.0, 1, 1, "PERSONALIZED"), (11.0, 1, 1, "PERSONALIZED"), (12.0, 1, 1, "POPULAR"),
+            (13.0, 2, 2, "PERSONALIZED"), (19.0, 3, 2, "PERSONALIZED"), (35.0, 1, 2, "POPULAR"),
+        )
+    ]  # fmt: skip
+    older, newer = compare_releases(answers, [window, done])
+    assert (older.release, older.users, older.requests) == (1, 1, 2)
+    assert older.sources == {"PERSONALIZED": 1, "POPULAR": 1}
+    assert (newer.release, newer.users, newer.sources) == (2, 2, {"PERSONALIZED": 2})
+    assert (older.p50_ms, newer.p99_ms) == (10.0, 20.0)
 
 
 def test_full_service_returns_with_the_first_full_second():

@@ -37,6 +37,10 @@ def test_the_quick_form_plays_breaks_reports_and_leaves_nothing_running(tmp_path
         assert scenario["wrong"] == scenario["hung"] == 0, output
         assert scenario["crashes"] == [], output
     assert "POPULAR" in scenarios["kill redis"]["sources"]
+    overload = report["overload"]
+    assert overload["codes_at_three_times"]["OK"] > 20, output
+    assert overload["health_checks"] > 20, output
+    assert overload["health_failures"] == 0, output
     assert len(scenarios["swap"]["releases"]) == 2
     assert "<html" in (tmp_path / "chaos" / "report.html").read_text()
     assert marked_processes(mark) == {}

@@ -8,6 +8,7 @@ from local_stack.processes import tied_to_this_process
 from releases.errors import ReleaseError
 from releases.verify import verify
 from tests.chaos.cluster import HOSTS
+from tests.chaos.comparison import candidate_overlap
 from tests.chaos.results import SplitWindow
 from tests.chaos.stage import Rule, Scenario, Stage
 
@@ -145,11 +146,15 @@ def _full_disk(stage: Stage) -> None:
 
 def _split(stage: Stage) -> None:
     """A tenth of the users get the newest release, then all of them."""
+    before = stage.cluster.pinned()[0]
     release = stage.swap()
     for share in (0.1, 1.0):
         _run_split(stage, release, share)
         begin = time.monotonic() + _SPLIT_SECONDS
         stage.wait(_SPLIT_SECONDS + 5)
+        if share < 1:
+            overlap = candidate_overlap(stage.cluster.recommenders[0].address, (before, release))
+            stage.record.figures["split_overlap"] = overlap
         stage.record.splits.append(SplitWindow(release, share, begin, time.monotonic()))
 
 
