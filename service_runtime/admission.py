@@ -9,12 +9,14 @@ __all__ = ["AdaptiveLimit", "FastestLately", "LoopLag"]
 _LATE_SHARE = 0.7
 """Of its deadline: a call that took longer leaves its caller nothing."""
 _FAIR_TIMES = 3.0
-_LEAST_LIMIT = 4.0
+_LEAST_LIMIT = 8.0
 _DECREASE = 0.75
 _DECREASE_SECONDS = 0.05
 _BEAT_SECONDS = 0.01
-_BEATS = 5
+_BEATS = 3
 _LAG_SECONDS = 0.005
+_LAGGING_SECONDS = 0.1
+_NEWEST_SHARE = 0.1
 
 
 class FastestLately:
@@ -68,8 +70,6 @@ class AdaptiveLimit:
     all others; nor does one without a deadline.
     """
 
-    __slots__ = ("_clock", "_decrease_at", "_limit", "_most", "_own_time", "fastest")
-
     def __init__(
         self, most: int, *, own_time: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
@@ -78,22 +78,43 @@ class AdaptiveLimit:
         self._clock = clock
         self._limit = float(most)
         self._decrease_at = 0.0
-        self.fastest = FastestLately(clock=clock)
+        self._lag_until = 0.0
+        self._usual = 0.0
+        self._fastest = FastestLately(clock=clock)
 
     @property
     def calls(self) -> int:
         """Answer the limit as of now."""
         return int(self._limit)
 
+    @property
+    def least_seconds(self) -> float:
+        """Answer with how much time left a call is worth beginning.
+
+        What the fastest lately took; but where calls queue up, what they usually take: those that
+        have waited longest would else all be begun, and none of them answered.
+        """
+        return self._usual if self._clock() < self._lag_until else self._fastest.seconds()
+
+    def answered(self, seconds: float) -> None:
+        """Count a call that was answered."""
+        self._fastest.record(seconds)
+        self._usual += _NEWEST_SHARE * (seconds - self._usual)
+
+    def lags(self, in_flight: int) -> None:
+        """Take note that the event loop is late, with so many calls in flight."""
+        self._lag_until = self._clock() + _LAGGING_SECONDS
+        self._decrease(in_flight)
+
     def record(self, seconds: float, deadline_seconds: float | None, in_flight: int) -> None:
         """Count a call that took `seconds`; `in_flight` counts it too."""
         if deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds:
-            if self._own_time and deadline_seconds >= _FAIR_TIMES * self.fastest.seconds():
-                self.decrease(in_flight)
+            if self._own_time and deadline_seconds >= _FAIR_TIMES * self._fastest.seconds():
+                self._decrease(in_flight)
         elif in_flight > self._limit / 2:  # else the limit was not what kept it from being late
             self._limit = min(self._most, self._limit + 1 / self._limit)
 
-    def decrease(self, in_flight: int) -> None:
+    def _decrease(self, in_flight: int) -> None:
         """Allow fewer than are in flight."""
         now = self._clock()
         if now >= self._decrease_at:
@@ -106,7 +127,7 @@ class AdaptiveLimit:
 class LoopLag:
     """Watches how late the event loop is, for as long as calls are in flight.
 
-    `on_lag` is called when it was late five times in a row by more than 5 ms: that is no burst but
+    `on_lag` is called when it was late three times in a row by more than 5 ms: that is no burst but
     a queue that stands (as in CoDel, Nichols and Jacobson, 2012).
     """
 
@@ -125,11 +146,12 @@ class LoopLag:
             self._wait(asyncio.get_running_loop())
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due = loop.time() + _BEAT_SECONDS
-        loop.call_at(self._due, self._beat, loop)
+        # Not loop.time(), which may be that of the turn's begin.
+        self._due = time.perf_counter() + _BEAT_SECONDS
+        loop.call_later(_BEAT_SECONDS, self._beat, loop)
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._late = self._late + 1 if loop.time() - self._due > _LAG_SECONDS else 0
+        self._late = self._late + 1 if time.perf_counter() - self._due > _LAG_SECONDS else 0
         if self._late >= _BEATS:
             self._on_lag()
         self._beating = self._in_flight() > 0

@@ -167,13 +167,13 @@ class _Call:
             return None
         if self._in_flight >= self._limit.calls:
             return OverloadedError(f"{self._in_flight} calls are in flight")
-        if deadline_seconds is not None and deadline_seconds <= self._limit.fastest.seconds():
-            return OutOfTimeError("the deadline leaves less time than any call has taken lately")
+        if deadline_seconds is not None and deadline_seconds <= self._limit.least_seconds:
+            return OutOfTimeError("the deadline leaves less time than calls have taken lately")
         return None
 
     def _lower_limit(self) -> None:
         if self._limit is not None:
-            self._limit.decrease(self._in_flight)
+            self._limit.lags(self._in_flight)
 
     def _enter(self) -> None:
         self._in_flight += 1
@@ -209,7 +209,7 @@ class _Call:
         self._metrics.observe(code, seconds)
         if self._limit is not None:
             if code == "OK":
-                self._limit.fastest.record(seconds)
+                self._limit.answered(seconds)
             self._limit.record(seconds, call.deadline_seconds, self._in_flight)
             self._metrics.limit.set(self._limit.calls)
         self._log(code, seconds, call.context)

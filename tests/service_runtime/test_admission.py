@@ -49,10 +49,10 @@ def test_late_calls_lower_the_limit_once_for_each_wave_and_calls_in_time_raise_i
     for _ in range(40):
         now[0] += 0.05
         limit.record(0.045, 0.05, 80)
-    assert limit.calls == 4
+    assert limit.calls == 8
     for _ in range(200):
         limit.record(0.01, 0.05, limit.calls)
-    assert 18 < limit.calls < 22  # one more for each round of calls
+    assert 20 < limit.calls < 23  # one more for each round of calls
     for _ in range(20_000):
         limit.record(0.01, 0.05, 100)
     assert limit.calls == 100
@@ -69,7 +69,7 @@ def test_what_the_limit_did_not_hold_back_does_not_raise_it():
 
 def test_deadlines_that_nobody_could_meet_and_calls_without_one_say_nothing():
     limit = limit_of([0.0])
-    limit.fastest.record(0.02)
+    limit.answered(0.02)
     limit.record(0.05, 0.05, 100)
     limit.record(10.0, None, 100)
     assert limit.calls == 100
@@ -84,15 +84,28 @@ def test_the_limit_stays_between_a_few_and_the_most(calls, most):
     for seconds, deadline, in_flight in calls:
         now[0] += seconds
         limit.record(seconds, deadline, in_flight)
-        assert min(4, most) <= limit.calls <= most
+        assert min(8, most) <= limit.calls <= most
 
 
 def test_where_calls_wait_for_others_only_the_loop_lowers_the_limit():
     limit = AdaptiveLimit(100, own_time=False)
     limit.record(0.05, 0.05, 100)
     assert limit.calls == 100
-    limit.decrease(40)
+    limit.lags(40)
     assert limit.calls == 30
+
+
+def test_with_how_much_time_a_call_is_worth_beginning():
+    now = [0.0]
+    limit = limit_of(now)
+    assert limit.least_seconds == 0
+    for seconds in [0.004, *[0.03] * 100]:
+        limit.answered(seconds)
+    assert limit.least_seconds == 0.004
+    limit.lags(10)
+    assert 0.029 < limit.least_seconds < 0.031
+    now[0] += 0.2
+    assert limit.least_seconds == 0.004
 
 
 async def test_a_loop_that_is_late_again_and_again_is_noticed_and_a_burst_is_not():
