@@ -30,14 +30,19 @@ def looks_of(holder: ReleaseHolder) -> Looks:
 
 @asynccontextmanager
 async def looking(
-    looks: Looks, metrics: FaissServerMetrics, poll_seconds: float
+    looks: Looks,
+    metrics: FaissServerMetrics,
+    poll_seconds: float,
+    at_end: Callable[[], object] = lambda: None,
 ) -> AsyncIterator[None]:
-    """Do each of these every `poll_seconds`, in a thread of its own, while the context is open."""
+    """Do each of these every `poll_seconds`, in a thread of its own, while the context is open;
+    each thread calls `at_end` when it ends.
+    """
     stop = threading.Event()
     threads = [
         threading.Thread(
-            target=watch,
-            args=(look, poll_seconds, stop, metrics.poll_failures.inc),
+            target=_look_until,
+            args=(stop, look, metrics, poll_seconds, at_end),
             name=name,
             daemon=True,
         )
@@ -50,3 +55,14 @@ async def looking(
     finally:
         stop.set()
         await asyncio.gather(*(asyncio.to_thread(one.join, _JOIN_SECONDS) for one in threads))
+
+
+def _look_until(
+    stop: threading.Event,
+    look: Callable[[OnBytes], None],
+    metrics: FaissServerMetrics,
+    poll_seconds: float,
+    at_end: Callable[[], object],
+) -> None:
+    watch(look, poll_seconds, stop, metrics.poll_failures.inc)
+    at_end()

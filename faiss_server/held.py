@@ -94,7 +94,7 @@ class HeldReleases:
             dropped.wait()
 
     def _drop(self, releases: Collection[int]) -> None:
-        for release in releases:
+        for release in self._held.ready.keys() & set(releases):  # one may be withdrawn meanwhile
             self._departing.append(Departing(self._held.ready[release]))
             logger.info("release %d is dropped", release)
         self._change(_without(self._held.ready, releases), self._held.loading)

@@ -194,7 +194,7 @@ class ReleaseHolder:
     def _note_waiting(self, release: int | None) -> None:
         if release is not None and release != self._waiting:
             held = ", ".join(map(str, sorted(self.held.ready))) or "none"
-            logger.info("release %d waits for room; callers may answer from %s", release, held)
+            logger.info("release %d is to come later; held: %s", release, held)
         self._waiting = release
 
     def _load(self, manifest: Manifest) -> bool:

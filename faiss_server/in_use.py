@@ -25,8 +25,8 @@ class ReleasesInUse:
         self._refused = self._current(self._refused) | dict.fromkeys(refused, now)
 
     def in_use(self) -> frozenset[int]:
-        """Name the releases that somebody answers from."""
-        return frozenset(self._current(self._in_use))
+        """Name the releases that somebody answers from, and nobody refuses to."""
+        return frozenset(self._current(self._in_use)) - self.refused()
 
     def refused(self) -> frozenset[int]:
         """Name the releases that somebody will not answer from."""

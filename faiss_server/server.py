@@ -1,8 +1,6 @@
 """Puts the faiss server together."""
 
 import asyncio
-import logging
-import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
 from releases.errors import ReleaseError
 from releases.layout import Part
+from releases.serving import current_reports, releases_in_use
 from releases.store import ReleaseStore
 from releases.sync import Mirror
 from service_runtime.background import BackgroundTasks
@@ -30,8 +29,6 @@ from service_runtime.process import settle_memory
 from service_runtime.server import RunningServer, Services, running_server
 
 __all__ = ["serve"]
-
-logger = logging.getLogger(__name__)
 
 _NAME = pb.DESCRIPTOR.services_by_name["FaissService"].full_name
 
@@ -61,29 +58,20 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
             status_methods=frozenset({f"/{_NAME}/GetStatus"}),
         )
         await stack.enter_async_context(looking(looks_of(holder), metrics, settings.poll_seconds))
-        running = await stack.enter_async_context(running_server(settings, services, registry))
+        reporter = ServingReporter(store, holder, in_use)
         if settings.report_serving:
-            reporter = ServingReporter(store, _name(settings, running.port), holder, in_use)
-            stack.callback(_take_back, reporter)
-            reports = looking({"report-serving": reporter.report}, metrics, settings.poll_seconds)
-            await stack.enter_async_context(reports)
+            # Entered before the server, so that it is taken back after the last answer.
+            reports = {"report-serving": reporter.report}
+            await stack.enter_async_context(
+                looking(reports, metrics, settings.poll_seconds, at_end=reporter.take_back)
+            )
+        running = await stack.enter_async_context(running_server(settings, services, registry))
+        # The same after a restart: host (a container's id), address, port.
+        reporter.begin(f"{socket.gethostname()}-{settings.host}-{running.port}")
         background = await stack.enter_async_context(BackgroundTasks())
         background.start(_follow_health(running, holder, changed))
         settle_memory()
         await background.run_until(stop)
-
-
-def _name(settings: FaissServerSettings, port: int) -> str:
-    """Name this server as it is named after a restart: host (a container's id), address, port."""
-    name = f"{socket.gethostname()}-{settings.host}-{port}"
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
-def _take_back(reporter: ServingReporter) -> None:
-    try:
-        reporter.take_back()
-    except ReleaseError as error:
-        logger.warning("the report of what is in service stays for half a minute: %s", error)
 
 
 def _open_store(
@@ -109,6 +97,8 @@ def _open_store(
     )
     try:
         store.listing()
+        # Until callers have said so themselves: what is answered from is not to make room at once.
+        in_use.tell(releases_in_use(current_reports(store)), ())
     except ReleaseError as error:
         # With releases on local disk a store that is away is no reason not to serve them.
         if not mirror.local():

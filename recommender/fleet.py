@@ -32,6 +32,24 @@ _RETRIES_PER_CALL = 0.1
 _RETRY_BURST = 10.0
 
 
+class _Patience:
+    """The usual time of an answer and four times its deviation, as TCP waits for an
+    acknowledgement (RFC 6298): what takes longer is hardly going to come.
+    """
+
+    def __init__(self) -> None:
+        self._mean = 0.0
+        self._deviation = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return self._mean + 4 * self._deviation
+
+    def learn(self, seconds: float) -> None:
+        self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
+        self._mean += (seconds - self._mean) / 8
+
+
 @dataclass
 class _Member(Generic[BackendT]):
     """An address in use; `ready` is None while it does not answer polls or its calls fail."""
@@ -73,6 +91,7 @@ class Fleet(Generic[BackendT]):
         self._members: dict[str, _Member[BackendT]] = {}
         self._holders: Mapping[int, tuple[BackendT, ...]] = {}
         self._turn = 0
+        self._patience = _Patience()
         self._retries = _RETRY_BURST
 
     @property
@@ -113,8 +132,14 @@ class Fleet(Generic[BackendT]):
         """Count a retry."""
         self._retries -= 1
 
-    def succeeded(self, backend: BackendT) -> None:
-        """Count a call that was answered."""
+    @property
+    def patience_seconds(self) -> float:
+        """Answer how long it makes sense to wait for an address before another one is asked."""
+        return self._patience.seconds
+
+    def succeeded(self, backend: BackendT, seconds: float) -> None:
+        """Count a call that was answered after `seconds`."""
+        self._patience.learn(seconds)
         self._retries = min(_RETRY_BURST, self._retries + _RETRIES_PER_CALL)
         member = self._members.get(backend.address)
         if member is not None:
@@ -134,8 +159,8 @@ class Fleet(Generic[BackendT]):
             return
         if isinstance(error, BackendUnavailableError):
             self._learn(member, None, str(error))
-        elif isinstance(error, ReleaseNotHeldError):
-            self._learn(member, (member.ready or frozenset()) - {release}, str(error))
+        elif isinstance(error, ReleaseNotHeldError) and member.ready is not None:
+            self._learn(member, member.ready - {release}, str(error))
         elif isinstance(error, OutOfTimeError):
             member.failures += 1
             if member.failures >= _FAILURES_IN_A_ROW and self.answering > 1:

@@ -169,15 +169,18 @@ class RecommenderService:
         """Call a holder of the release; after a failure once more, at a different address.
 
         Where there is another, the first gets half of the time that is left: one that hangs then
-        costs a retry and not the answer.
+        costs a retry and not the answer. But no less than answers take: where little is left, one
+        call with all of it is worth more than two with too little.
         """
         first = fleet.pick(release)
         if first is None:
             raise BackendUnavailableError(f"nobody is ready for release {release}")
         spare = fleet.second_chance(release, first) is not None
         budget = deadline.budget()
+        if spare:
+            budget = max(budget / 2, min(budget, fleet.patience_seconds))
         try:
-            return await self._attempt(fleet, first, release, budget / 2 if spare else budget, call)
+            return await self._attempt(fleet, first, release, budget, call)
         except CallError:
             second = fleet.second_chance(release, first)  # anew: the fleet may have changed
             if second is None:
@@ -193,12 +196,13 @@ class RecommenderService:
         seconds: float,
         call: Callable[[BackendT, float], Awaitable[AnswerT]],
     ) -> AnswerT:
+        started = time.perf_counter()
         try:
             answer = await call(backend, seconds)
         except CallError as error:
             fleet.failed(backend, release, error)
             raise
-        fleet.succeeded(backend)
+        fleet.succeeded(backend, time.perf_counter() - started)
         return answer
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from releases.errors import ManifestError, ReleaseError
 from releases.layout import Part
 from releases.manifest import Manifest, parse_manifest
 from releases.rollout import Wait
-from releases.serving import current_reports, releases_in_use
+from releases.serving import Reporter, current_reports, releases_in_use
 from releases.split import read_split_argument
 from releases.store import Listing, ReleaseStore
 from releases.sync import Mirror
@@ -154,11 +155,16 @@ def pull(  # noqa: PLR0913 - options of a command
     stagger: Annotated[
         float, typer.Option(min=0, help="With --watch: fetch a new one within so many seconds")
     ] = 0.0,
+    report: Annotated[
+        bool, typer.Option(help="With --watch: tell the store what is held and refused")
+    ] = True,
     metrics: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="With --watch: for Prometheus")
     ] = None,
 ) -> None:
     """Hold the newest usable releases on local disk, verified; remove withdrawn ones."""
+    if watch_seconds is None and (stagger or metrics):
+        raise ReleaseError("--stagger and --metrics are for --watch")
     parts = [Part[name.name] for name in part] if part else list(Part)
     place = ReleaseStore(store)
     mirror = Mirror(
@@ -171,12 +177,15 @@ def pull(  # noqa: PLR0913 - options of a command
     )
     if watch_seconds is not None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-        _pull_for_ever(mirror, watch_seconds, metrics)
+        reporter = Reporter(place, f"{socket.gethostname()}-{into.resolve()}") if report else None
+        _pull_for_ever(mirror, watch_seconds, metrics, reporter)
         return
     _pull_once(mirror, store)
 
 
-def _pull_for_ever(mirror: Mirror, seconds: float, metrics_address: str | None) -> None:
+def _pull_for_ever(
+    mirror: Mirror, seconds: float, metrics_address: str | None, reporter: Reporter | None
+) -> None:
     registry = CollectorRegistry()
     metrics = SideCarMetrics(registry)
     if metrics_address is not None:
@@ -184,11 +193,16 @@ def _pull_for_ever(mirror: Mirror, seconds: float, metrics_address: str | None) 
 
     def look(on_bytes: OnBytes) -> None:
         try:
-            metrics.note_held([manifest.release for manifest in mirror.sync(on_bytes)])
+            held = [manifest.release for manifest in mirror.sync(on_bytes)]
+            metrics.note_held(held)
         finally:
             metrics.note_refused(mirror.refused)
+        if reporter is not None:
+            reporter.tell(held, (), mirror.refused)
 
     watch(look, seconds, _stop_on_signal(), metrics.poll_failures.inc)
+    if reporter is not None:
+        reporter.take_back()
 
 
 def _serve_metrics(address: str, registry: CollectorRegistry) -> None:

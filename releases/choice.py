@@ -18,6 +18,7 @@ def releases_to_hold(
     if not usable:
         return []
     present = sorted(held, reverse=True)
-    busy = [release for release in present if release in in_use]
+    # With a single place nothing newer could ever come.
+    busy = [release for release in present if release in in_use] if keep > 1 else []
     wanted = list(dict.fromkeys([*busy, usable[0], *present, *usable]))[:keep]
     return sorted(wanted, reverse=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from releases.errors import NotInServiceError
+from releases.errors import NotInServiceError, StoreError
 from releases.serving import ServingReport, current_reports
 from releases.store import ReleaseStore
 
@@ -33,7 +33,7 @@ def wait_for_service(store: ReleaseStore, release: int, wait: Wait) -> None:
     """
     end = time.monotonic() + wait.seconds
     told = None
-    while (why := hindrance(store, release)) is not None:
+    while (why := _hindrance_if_known(store, release)) is not None:
         if time.monotonic() >= end:
             raise NotInServiceError(
                 f"{store.url}: release {release} is not published: {why}; wait, withdraw what is "
@@ -43,6 +43,13 @@ def wait_for_service(store: ReleaseStore, release: int, wait: Wait) -> None:
             wait.on_hindrance(why)
         told = why
         time.sleep(_LOOK_SECONDS)
+
+
+def _hindrance_if_known(store: ReleaseStore, release: int) -> str | None:
+    try:
+        return hindrance(store, release)
+    except StoreError as error:  # of many looks one may fail
+        return f"the store does not tell what is in service: {error}"
 
 
 def hindrance(store: ReleaseStore, release: int) -> str | None:
@@ -55,15 +62,18 @@ def hindrance(store: ReleaseStore, release: int) -> str | None:
         return None
     previous = older[0]
     split = store.split()
-    if split is not None and split.release == previous and 0 < split.share < 1 and older[1:]:
+    if split is not None and split.release == previous and split.share < 1 and older[1:]:
+        if split.share == 0:
+            return None  # nobody gets it, so there is room in its place
         return f"{split.share:.1%} of the users get release {previous}, and the split goes on"
-    reasons = (_not_in_service(report, previous) for report in current_reports(store))
+    reports = current_reports(store)
+    if any(previous in report.refused for report in reports):
+        return None  # it will never be in service everywhere
+    reasons = (_not_in_service(report, previous) for report in reports)
     return next((reason for reason in reasons if reason is not None), None)
 
 
 def _not_in_service(report: ServingReport, previous: int) -> str | None:
-    if previous in report.refused:
-        return None  # it will never be
     if previous not in report.held:
         return f"{report.server} does not hold release {previous} yet"
     if others := sorted(report.in_use - {previous}):

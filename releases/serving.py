@@ -1,20 +1,24 @@
-"""What is in service, as the servers themselves report it into the store.
+"""What is in service, as servers and side-cars report it into the store.
 
 The store is the only place that publishers, side-cars and servers all reach: a workflow may run in
 another cloud than the servers.
 """
 
+import logging
+import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from releases.errors import StoreError
 from releases.layout import SERVING
 from releases.store import ReleaseStore
 
 __all__ = [
     "REPORT_SECONDS",
+    "Reporter",
     "ServingReport",
     "current_reports",
     "releases_in_use",
@@ -22,6 +26,8 @@ __all__ = [
     "remove_report",
     "write_report",
 ]
+
+logger = logging.getLogger(__name__)
 
 REPORT_SECONDS: Final = 10.0
 """A server reports at least this often, and at each change."""
@@ -44,6 +50,46 @@ class ServingReport(BaseModel):
     """Releases that its callers answer from."""
     refused: frozenset[int]
     """Releases that it, or its callers, will not use."""
+
+
+class Reporter:
+    """Keeps one server's report current: written at each change, and every ten seconds."""
+
+    def __init__(self, store: ReleaseStore, server: str) -> None:
+        self._store = store
+        self._server = re.sub(r"[^A-Za-z0-9._-]", "_", server)[:200]
+        self._last: ServingReport | None = None
+
+    def tell(
+        self, held: Collection[int], in_use: Collection[int], refused: Collection[int]
+    ) -> None:
+        """Write a report if one is due; raises StoreError."""
+        report = ServingReport(
+            server=self._server,
+            reported_at_ms=time.time_ns() // 10**6,
+            held=frozenset(held),
+            in_use=frozenset(in_use),
+            refused=frozenset(refused),
+        )
+        if self._last is None or _is_due(report, self._last):
+            try:
+                write_report(self._store, report)
+            except StoreError as error:
+                raise StoreError(f"what is in service cannot be told: {error}") from error
+            self._last = report
+
+    def take_back(self) -> None:
+        """Remove the report: the server ends. Without the store it grows old by itself."""
+        try:
+            remove_report(self._store, self._server)
+        except StoreError as error:
+            logger.warning("the report of what is in service stays for half a minute: %s", error)
+
+
+def _is_due(report: ServingReport, last: ServingReport) -> bool:
+    since = report.reported_at_ms - last.reported_at_ms
+    same = report.model_copy(update={"reported_at_ms": last.reported_at_ms}) == last
+    return not same or since >= REPORT_SECONDS * 1000
 
 
 def write_report(store: ReleaseStore, report: ServingReport) -> None:

@@ -84,7 +84,7 @@ class Mirror:
     @property
     def refused(self) -> dict[int, str]:
         """Releases that would be held but failed verification, and why."""
-        return {release: refusal.message for release, refusal in self._refusals.items()}
+        return {release: refusal.message for release, refusal in dict(self._refusals).items()}
 
     def sync(self, on_bytes: OnBytes = ignore_bytes) -> list[Manifest]:
         """Bring the local folder up to date; returns what it holds now, newest first.
@@ -133,6 +133,8 @@ class Mirror:
         listing = self._store.listing()
         self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
         present = {manifest.release for manifest in self.local()}
+        if listing.usable:  # else it may be the wrong store
+            present &= set(listing.usable)
         offered = self._due(listing.usable, newest=max(present, default=None))
         failed: set[int] = set(without)
         while True:
@@ -146,8 +148,17 @@ class Mirror:
                     break
                 held.append(manifest)
             else:
-                self._refusals = {r: why for r, why in self._refusals.items() if r in failed}
+                self._forget_refusals(listing.usable, held)
                 return held
+
+    def _forget_refusals(self, usable: Sequence[int], held: Sequence[Manifest]) -> None:
+        """Remember only refusals of what would else be held."""
+        oldest = min((manifest.release for manifest in held), default=0)
+        self._refusals = {
+            release: refusal
+            for release, refusal in self._refusals.items()
+            if release in usable and release > oldest
+        }
 
     def _due(self, usable: Sequence[int], newest: int | None) -> list[int]:
         """Leave out what is to be fetched later; a server that holds nothing waits for nothing."""

@@ -4,6 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from service_runtime.errors import CallError, OutOfTimeError, OverloadedError
+
 __all__ = ["AdaptiveLimit", "FastestLately", "LoopLag"]
 
 _LATE_SHARE = 0.7
@@ -66,8 +68,8 @@ class AdaptiveLimit:
     Additive increase, multiplicative decrease (Chiu and Jain, 1989), between a few and `most`. Two
     things lower it: an event loop that is late time and again, and, where calls do not wait for
     other servers (`own_time`), calls that take most of their deadline. One whose deadline is hardly
-    longer than the fastest calls take says nothing, or one caller's short deadlines would shut out
-    all others; nor does one without a deadline.
+    longer than the fastest calls take lowers nothing, or one caller's short deadlines would shut
+    out all others.
     """
 
     def __init__(
@@ -87,14 +89,21 @@ class AdaptiveLimit:
         """Answer the limit as of now."""
         return int(self._limit)
 
-    @property
-    def least_seconds(self) -> float:
-        """Answer with how much time left a call is worth beginning.
+    def refusal(self, deadline_seconds: float | None, in_flight: int) -> CallError | None:
+        """Answer why not to begin a call; None: begin.
 
-        What the fastest lately took; but where calls queue up, what they usually take: those that
-        have waited longest would else all be begun, and none of them answered.
+        Its time has to be what the fastest lately took; where calls queue up, what they usually
+        take: those that have waited longest would else all be begun, and none of them answered.
         """
-        return self._usual if self._clock() < self._lag_until else self._fastest.seconds()
+        if in_flight >= self.calls:
+            return OverloadedError(f"{in_flight} calls are in flight")
+        if deadline_seconds is None:
+            return None
+        if self._clock() < self._lag_until and deadline_seconds <= self._usual:
+            return OverloadedError("calls queue up, and this one has waited too long")
+        if deadline_seconds <= self._fastest.seconds():
+            return OutOfTimeError("the deadline leaves less time than any call has taken lately")
+        return None
 
     def answered(self, seconds: float) -> None:
         """Count a call that was answered."""
@@ -115,9 +124,9 @@ class AdaptiveLimit:
             self._limit = min(self._most, self._limit + 1 / self._limit)
 
     def _decrease(self, in_flight: int) -> None:
-        """Allow fewer than are in flight."""
+        """Allow fewer than are in flight; where few are, it is not they that are too many."""
         now = self._clock()
-        if now >= self._decrease_at:
+        if now >= self._decrease_at and in_flight >= _LEAST_LIMIT:
             most = min(self._limit, in_flight) * _DECREASE
             self._limit = max(min(_LEAST_LIMIT, self._most), most)
             # The calls in flight began under the old limit and may all be late: once is enough.

@@ -16,8 +16,6 @@ from service_runtime.admission import AdaptiveLimit, LoopLag
 from service_runtime.errors import (
     CallError,
     InvalidRequestError,
-    OutOfTimeError,
-    OverloadedError,
 )
 from service_runtime.metrics import CallMetrics, MethodMetrics
 from service_runtime.status_codes import code_of
@@ -132,6 +130,8 @@ class _Call:
         self._in_flight = 0
         self._lag = LoopLag(lambda: self._in_flight, self._lower_limit)
         self._deserialize = deserialize or (lambda request: request)
+        if limit is not None:
+            metrics.limit.set(limit.calls)
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -165,15 +165,12 @@ class _Call:
         """Answer why not to begin: work that cannot be of use would only delay what can."""
         if self._limit is None:
             return None
-        if self._in_flight >= self._limit.calls:
-            return OverloadedError(f"{self._in_flight} calls are in flight")
-        if deadline_seconds is not None and deadline_seconds <= self._limit.least_seconds:
-            return OutOfTimeError("the deadline leaves less time than calls have taken lately")
-        return None
+        return self._limit.refusal(deadline_seconds, self._in_flight)
 
     def _lower_limit(self) -> None:
         if self._limit is not None:
             self._limit.lags(self._in_flight)
+            self._metrics.limit.set(self._limit.calls)
 
     def _enter(self) -> None:
         self._in_flight += 1

@@ -62,7 +62,7 @@ class CallMetrics:
         )
         self._limit = Gauge(
             "recsys_rpc_limit",
-            "Calls that may be in flight now; falls when they end late.",
+            "Calls that may be in flight now, fewer under overload; 0: any number.",
             ["service", "method"],
             registry=registry,
         )

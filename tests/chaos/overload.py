@@ -9,7 +9,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,4 +178,5 @@ def _on_one_core(servers: Sequence[Replica]) -> Iterator[int | None]:
 def _keep_on(servers: Sequence[Replica], cores: set[int]) -> None:
     for server in servers:
         for thread in Path(f"/proc/{server.running.pid}/task").iterdir():
-            os.sched_setaffinity(int(thread.name), cores)
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), cores)

@@ -12,13 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from faiss_server import holder as holder_module
 from faiss_server import loaded as loaded_module
-from faiss_server import report as report_module
 from faiss_server.article_index import ArticleIndex, open_article_index
 from faiss_server.holder import ReleaseHolder
 from faiss_server.in_use import ReleasesInUse
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.metrics import FaissServerMetrics
 from faiss_server.report import ServingReporter
+from releases import serving as serving_module
 from releases.checksums import ignore_bytes
 from releases.errors import StoreError
 from releases.layout import INDEX_FILE, Part, manifest_path, part_path
@@ -176,7 +176,7 @@ def test_a_release_that_waits_is_reported_once(
         for _ in range(3):
             holder.refresh()
     assert [record.getMessage() for record in caplog.records] == [
-        f"release {C} waits for room; callers may answer from {A}, {B}"
+        f"release {C} is to come later; held: {A}, {B}"
     ]
 
 
@@ -188,16 +188,18 @@ def test_a_server_reports_changes_at_once_and_else_now_and_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[ServingReport] = []
-    monkeypatch.setattr(report_module, "write_report", lambda _, report: written.append(report))
+    monkeypatch.setattr(serving_module, "write_report", lambda _, report: written.append(report))
     now_ns = [10**18]
-    monkeypatch.setattr("faiss_server.report.time.time_ns", lambda: now_ns[0])
-    reporter = ServingReporter(store, "faiss-1", holder, in_use)
+    monkeypatch.setattr("releases.serving.time.time_ns", lambda: now_ns[0])
+    reporter = ServingReporter(store, holder, in_use)
+    reporter.report(ignore_bytes)
+    reporter.begin("faiss-1")
     reporter.report(ignore_bytes)
     reporter.report(ignore_bytes)
     add(A)
     add(B, **GOLDEN_FAILS)
     holder.refresh()
-    in_use.tell([A, C], [A, D])
+    in_use.tell([A, C], [D])
     reporter.report(ignore_bytes)
     reporter.report(ignore_bytes)
     now_ns[0] += 10**10
@@ -205,7 +207,7 @@ def test_a_server_reports_changes_at_once_and_else_now_and_then(
     empty, full, again = written
     assert empty.held == empty.in_use == empty.refused == frozenset()
     assert full.held == full.in_use == frozenset({A})
-    assert full.refused == frozenset({A, B})
+    assert full.refused == frozenset({B})
     assert again == full.model_copy(update={"reported_at_ms": full.reported_at_ms + 10_000})
 
 

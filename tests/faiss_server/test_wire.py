@@ -382,7 +382,7 @@ async def test_what_callers_answer_from_is_reported_into_the_store_and_taken_bac
 ) -> None:
     async with running(store, tmp_path) as server:
         await server.until_ready(SERVED)
-        status = pb.GetStatusRequest(in_use=[SERVED, 7], refused=[SERVED, 8])
+        status = pb.GetStatusRequest(in_use=[SERVED, 7], refused=[8])
 
         async def reported() -> ServingReport | None:
             await server.faiss.GetStatus(status)
@@ -394,7 +394,14 @@ async def test_what_callers_answer_from_is_reported_into_the_store_and_taken_bac
             while (report := await reported()) is None:
                 pass
         assert report.server.endswith(f"-127.0.0.1-{server.port}")
-        assert report.held == report.in_use == report.refused == frozenset({SERVED})
+        assert report.held == report.in_use == frozenset({SERVED})
+        assert report.refused == frozenset()
+        status.refused.append(SERVED)
+        async with asyncio.timeout(10):
+            while not (refusing := [one for one in current_reports(store) if one.refused]):
+                await reported()
+        assert refusing[0].refused == frozenset({SERVED})
+        assert refusing[0].in_use == frozenset()
     assert current_reports(store) == []
 
 

@@ -37,6 +37,7 @@ _REQUESTS = 100_000
 _QUICK_REQUESTS = 400
 _ROUNDS = 20
 _MOST_GROWTH = 1.1
+_MOST_SHED = 0.01
 _QUIET = {
     f"{prefix}_LOG_LEVEL": "ERROR" for prefix in ("RECOMMENDER", "FAISS_SERVER", "TF_SERVING")
 }
@@ -130,6 +131,7 @@ def _report(run: _Run, wanted: int, *, quick: bool) -> Report:
         Figure("requests_to_each_rpc", least, "", f">= {wanted}"),
         Figure("rpcs", len(run.tallies), ""),
         Figure("undocumented_codes", undocumented, "", "== 0"),
+        Figure("most_shed_share", _most_shed(run), "", f"<= {_MOST_SHED}"),
         Figure("servers_ended", len(run.ended), "", "== 0"),
         Figure("answers_well_afterwards", int(run.answers_well), "", "== 1"),
         *(
@@ -149,6 +151,13 @@ def _report(run: _Run, wanted: int, *, quick: bool) -> Report:
         "examples": [text for tally in run.tallies.values() for text in tally.examples],
     }
     return Report("fuzz", tuple(figures), details, (_codes_section(run), _examples_section(run)))
+
+
+def _most_shed(run: _Run) -> float:
+    """The largest share of an RPC's requests that were refused unread: too large, or for load."""
+    return max(
+        round(tally.codes["RESOURCE_EXHAUSTED"] / tally.sent, 4) for tally in run.tallies.values()
+    )
 
 
 def _codes_section(run: _Run) -> Section:

@@ -206,3 +206,18 @@ async def test_a_release_that_is_gone_since_the_last_poll_costs_no_answer(start_
         backend.releases = []
     answer = await asked.candidates(recent_article_ids=[5], limit=2)
     assert answer.fallback_reason == pb2.FALLBACK_REASON_NO_COMMON_RELEASE
+
+
+async def test_where_little_time_is_left_one_call_gets_all_of_it(start_recommender):
+    models = [ScriptedModel(delay_seconds=0.15), ScriptedModel(delay_seconds=0.15)]
+    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()], poll_seconds=60)
+    await asked.until_serving()
+    for _ in range(20):  # by now it is known how long they take
+        await asked.candidates(recent_article_ids=[1])
+    for model in models:
+        model.calls = 0
+    # Four fifths are for backends, so half of it is less than the models take.
+    request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
+    answer = await asked.stub.GetCandidates(request, timeout=0.3)
+    assert answer.source == pb2.SOURCE_PERSONALIZED
+    assert sum(model.calls for model in models) == 1

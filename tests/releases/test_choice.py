@@ -16,7 +16,7 @@ def test_what_is_in_use_stays_and_else_the_newest_comes(
         return
     assert chosen == sorted(set(chosen), reverse=True)
     assert len(chosen) == min(keep, len(usable | held))
-    busy = sorted(held & in_use, reverse=True)
+    busy = sorted(held & in_use, reverse=True) if keep > 1 else []
     assert set(busy[:keep]) <= set(chosen)
     if len(busy) < keep:
         assert max(usable) in chosen
@@ -29,4 +29,5 @@ def test_two_at_once_do_not_push_out_what_is_answered_from() -> None:
     assert releases_to_hold([4, 3, 2, 1], held={2, 3}, in_use={2}, keep=2) == [4, 2]
     assert releases_to_hold([4, 3, 2, 1], held={2, 3}, in_use={2, 3}, keep=2) == [3, 2]
     assert releases_to_hold([4, 3, 2, 1], held=set(), in_use=set(), keep=2) == [4, 3]
+    assert releases_to_hold([3, 2], held={2}, in_use={2}, keep=1) == [3]
     assert releases_to_hold([3, 2], held={2, 4}, in_use={2}, keep=2) == [3, 2]

@@ -96,9 +96,13 @@ def test_nothing_hinders_the_first_release_an_older_one_or_without_reports(
 def test_a_split_that_goes_on_hinders(store: ReleaseStore, staging: Path) -> None:
     publish_tiny(store, staging, 1)
     publish_tiny(store, staging, 2)
-    for share, hinders in ((0.1, True), (1.0, False), (0.0, False)):
+    write_report(store, report(held={1, 2}, in_use={1}))
+    for share, hinders in ((0.1, True), (0.0, False)):
         store.set_split(Split(release=2, share=share, changed_at_ms=1))
         assert (hindrance(store, 3) is not None) == hinders
+    write_report(store, report(held={1, 2}, in_use={2}))
+    store.set_split(Split(release=2, share=1.0, changed_at_ms=1))
+    assert hindrance(store, 3) is None
     store.set_split(Split(release=3, share=0.1, changed_at_ms=1))  # of the one to be published
     assert hindrance(store, 3) is None
 

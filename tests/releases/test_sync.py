@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from releases import pull as pull_module
 from releases.checksums import read_chunks
 from releases.errors import LocalDiskError
 from releases.layout import Part, manifest_path
@@ -345,16 +346,17 @@ def test_what_is_new_is_fetched_within_the_stagger_and_not_by_all_at_once(
 
 
 def test_what_is_answered_from_stays_and_nobody_sees_three(
-    disk_store: ReleaseStore, staging: Path, into: Path
+    disk_store: ReleaseStore, staging: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[set[int]] = []
+    install = pull_module._install
 
-    class SeeingMirror(Mirror):
-        def _remember(self, manifest: Manifest) -> None:
-            super()._remember(manifest)
-            seen.append(local_releases(into, SERVED))
+    def install_and_look(directory: Path, manifest: Manifest, part: Part, to: Path) -> None:
+        install(directory, manifest, part, to)
+        seen.append(local_releases(into, SERVED))
 
-    mirror = SeeingMirror(disk_store, into, SERVED, in_use=lambda: {2})
+    monkeypatch.setattr(pull_module, "_install", install_and_look)
+    mirror = Mirror(disk_store, into, SERVED, in_use=lambda: {2})
     for release in (1, 2):
         publish_tiny(disk_store, staging, release)
     mirror.sync()
@@ -363,4 +365,5 @@ def test_what_is_answered_from_stays_and_nobody_sees_three(
     assert held(mirror.sync()) == [4, 2]
     publish_tiny(disk_store, staging, 5)
     assert held(mirror.sync()) == [5, 2]
+    assert seen
     assert all(len(releases) <= 2 for releases in seen)

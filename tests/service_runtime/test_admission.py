@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service_runtime.admission import AdaptiveLimit, FastestLately, LoopLag
+from service_runtime.errors import OutOfTimeError, OverloadedError
 
 steps = st.lists(st.tuples(st.floats(0, 0.7), st.floats(0.001, 1)), min_size=1)
 
@@ -98,14 +99,24 @@ def test_where_calls_wait_for_others_only_the_loop_lowers_the_limit():
 def test_with_how_much_time_a_call_is_worth_beginning():
     now = [0.0]
     limit = limit_of(now)
-    assert limit.least_seconds == 0
+    assert limit.refusal(0.0001, 0) is None
     for seconds in [0.004, *[0.03] * 100]:
         limit.answered(seconds)
-    assert limit.least_seconds == 0.004
+    assert isinstance(limit.refusal(0.003, 0), OutOfTimeError)
+    assert limit.refusal(0.005, 0) is None
     limit.lags(10)
-    assert 0.029 < limit.least_seconds < 0.031
+    assert isinstance(limit.refusal(0.029, 0), OverloadedError)
+    assert limit.refusal(0.031, 0) is None
+    assert limit.refusal(None, 0) is None
     now[0] += 0.2
-    assert limit.least_seconds == 0.004
+    assert limit.refusal(0.005, 0) is None
+    assert isinstance(limit.refusal(None, 100), OverloadedError)
+
+
+def test_a_late_loop_with_few_calls_in_flight_lowers_nothing():
+    limit = limit_of([0.0])
+    limit.lags(3)
+    assert limit.calls == 100
 
 
 async def test_a_loop_that_is_late_again_and_again_is_noticed_and_a_burst_is_not():
