@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
@@ -26,6 +27,7 @@ from releases.manifest import (
     TensorSpec,
 )
 from releases.publish import publish
+from releases.rollout import Wait
 from releases.store import ReleaseStore
 
 __all__ = ["publish_release"]
@@ -73,7 +75,8 @@ def publish_release(
         golden_histories=histories,
         files=describe_files(exported.staging, exported.release),
     )
-    publish(ReleaseStore(store), exported.staging, manifest)
+    wait = Wait(on_hindrance=lambda why: print(f"publish waits: {why}", file=sys.stderr))
+    publish(ReleaseStore(store), exported.staging, manifest, wait=wait)
     return manifest
 
 
