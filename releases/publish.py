@@ -30,12 +30,11 @@ def publish(
 ) -> None:
     """Copy a release from `staging`, a folder laid out as a store, into the store.
 
-    The release becomes visible in one step, at the end. Before that the release before it has to
-    come into service everywhere, since servers hold two; for which it will `wait`, or not care
-    (None). A publish that died half-way is repeated
-    by calling this again with the same contents; with others only if told to `take_over`, which is
-    safe once the first publisher is dead. `on_bytes` hears of every byte twice: when checked and
-    when stored.
+    The release becomes visible in one step, at the end. Before that it will `wait` for the previous
+    release to come into service everywhere, since servers hold two (None: it does not care). A
+    publish that died half-way is repeated by calling this again with the same contents; with others
+    only if told to `take_over`, which is safe once the first publisher is dead. `on_bytes` hears of
+    every byte twice: when checked and when stored.
     Raises ReleaseExistsError, ReleaseClaimedError while other contents are being published under
     this id, NotInServiceError, or IncompleteReleaseError naming the files that are not what the
     manifest says.

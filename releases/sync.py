@@ -132,7 +132,7 @@ class Mirror:
     ) -> list[Manifest]:
         listing = self._store.listing()
         self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
-        present = {manifest.release for manifest in self.local()}
+        present = self._present()
         if listing.usable:  # else it may be the wrong store
             present &= set(listing.usable)
         offered = self._due(listing.usable, newest=max(present, default=None))
@@ -150,6 +150,13 @@ class Mirror:
             else:
                 self._forget_refusals(listing.usable, held)
                 return held
+
+    def _present(self) -> set[int]:
+        """Releases that are verified on local disk; manifests are parsed only after a change."""
+        found = local_releases(self._into, self._parts)
+        if all(map(self._is_verified, found)):
+            return found
+        return {manifest.release for manifest in self.local()}
 
     def _forget_refusals(self, usable: Sequence[int], held: Sequence[Manifest]) -> None:
         """Remember only refusals of what would else be held."""

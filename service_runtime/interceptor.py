@@ -174,7 +174,8 @@ class _Call:
 
     def _enter(self) -> None:
         self._in_flight += 1
-        self._lag.watch()
+        if self._in_flight > 1:  # a single call has nobody to queue behind
+            self._lag.watch()
         self._metrics.in_flight.set(self._in_flight)
         self.idle.clear()
 
