@@ -66,7 +66,7 @@ async def running_recommender(settings: RecommenderSettings) -> AsyncIterator[Re
         services = Services(
             lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(servicer, server),
             (SERVICE,),
-            own_time=False,
+            leaf=False,
         )
         server = await stack.enter_async_context(running_server(settings, services, registry))
         background.start(_announce_first_pin(tracker, server))

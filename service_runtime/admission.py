@@ -66,17 +66,17 @@ class AdaptiveLimit:
     each only gets later, until none is of use.
 
     Additive increase, multiplicative decrease (Chiu and Jain, 1989), between a few and `most`. Two
-    things lower it: an event loop that is late time and again, and, where calls do not wait for
-    other servers (`own_time`), calls that take most of their deadline. One whose deadline is hardly
+    things lower it: an event loop that is late time and again, and, in a `leaf` server, which calls
+    no other, calls that take most of their deadline. One whose deadline is hardly
     longer than the fastest calls take lowers nothing, or one caller's short deadlines would shut
     out all others.
     """
 
     def __init__(
-        self, most: int, *, own_time: bool, clock: Callable[[], float] = time.monotonic
+        self, most: int, *, leaf: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._most = float(most)
-        self._own_time = own_time
+        self._leaf = leaf
         self._clock = clock
         self._limit = float(most)
         self._decrease_at = 0.0
@@ -118,7 +118,7 @@ class AdaptiveLimit:
     def record(self, seconds: float, deadline_seconds: float | None, in_flight: int) -> None:
         """Count a call that took `seconds`; `in_flight` counts it too."""
         if deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds:
-            if self._own_time and deadline_seconds >= _FAIR_TIMES * self._fastest.seconds():
+            if self._leaf and deadline_seconds >= _FAIR_TIMES * self._fastest.seconds():
                 self._decrease(in_flight)
         elif in_flight > self._limit / 2:  # else the limit was not what kept it from being late
             self._limit = min(self._most, self._limit + 1 / self._limit)

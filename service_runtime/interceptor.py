@@ -38,8 +38,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary method of our own services.
 
     `status_methods` (`/package.Service/Method`) are not refused for load, but once notice is given.
-    `own_time`: calls do not wait for other servers, so one that is late says that this one has too
-    many of them.
+    `leaf`: this server calls no other, so a late call says that it has too many of them.
     """
 
     def __init__(
@@ -49,15 +48,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         max_concurrent_calls: int,
         slow_call_seconds: float,
         status_methods: frozenset[str] = frozenset(),
-        own_time: bool = True,
+        leaf: bool = True,
     ) -> None:
         self._metrics = metrics
-        self._own_time = own_time
+        self._leaf = leaf
         self._limit = max_concurrent_calls
         self._slow_call_seconds = slow_call_seconds
         self._status_methods = status_methods
         self._leaving = False
-        self._calls: list[_Call] = []
+        self._methods: list[_Method] = []
         self._wrapped: dict[str, MethodHandler] = {}
 
     async def intercept_service(  # noqa: D102 - grpc's own
@@ -80,17 +79,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, path: str, handler: MethodHandler) -> MethodHandler:
         service, method = path.lstrip("/").split("/")
         limited = path not in self._status_methods
-        call = _Call(
+        made = _Method(
             path,
             cast("UnaryHandler", handler.unary_unary),
             handler.request_deserializer,
             self._metrics.of(service, method),
-            limit=AdaptiveLimit(self._limit, own_time=self._own_time) if limited else None,
+            limit=AdaptiveLimit(self._limit, leaf=self._leaf) if limited else None,
             slow_call_seconds=self._slow_call_seconds,
         )
-        self._calls.append(call)
+        self._methods.append(made)
         # A bound method and not a callable object: grpc looks for a coroutine function.
-        return grpc.unary_unary_rpc_method_handler(call.answer, None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(made.answer, None, handler.response_serializer)
 
     def give_notice(self) -> None:
         """Refuse status methods from now on: this server is about to leave."""
@@ -98,8 +97,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     async def wait_until_idle(self) -> None:
         """Return once no call is being answered; health watchers do not count."""
-        for call in self._calls:
-            await call.idle.wait()
+        for method in self._methods:
+            await method.idle.wait()
 
 
 async def _refuse_for_leaving(_request: bytes, context: Context) -> None:
@@ -109,7 +108,7 @@ async def _refuse_for_leaving(_request: bytes, context: Context) -> None:
 _REFUSE_FOR_LEAVING: Final[MethodHandler] = grpc.unary_unary_rpc_method_handler(_refuse_for_leaving)
 
 
-class _Call:
+class _Method:
     """One method with everything around it."""
 
     def __init__(
@@ -137,7 +136,7 @@ class _Call:
 
     async def answer(self, request: bytes, context: Context) -> Any:
         """Answer one call, or end it with the status of what went wrong."""
-        call = _Running(time.perf_counter(), context.time_remaining(), context)
+        call = _Call(time.perf_counter(), context.time_remaining(), context)
         if refusal := self._refusal(call.deadline_seconds):
             # No line in the log: under overload these are most of the calls, and must cost nothing.
             self._metrics.shed.inc()
@@ -192,7 +191,7 @@ class _Call:
         except DecodeError:
             raise InvalidRequestError("the request is not a message of this method") from None
 
-    async def _abort(self, error: Exception, call: _Running) -> None:
+    async def _abort(self, error: Exception, call: _Call) -> None:
         if isinstance(error, CallError):
             code, message = code_of(error), str(error)
         else:
@@ -202,7 +201,7 @@ class _Call:
         self._finish(code.name, call)
         await call.context.abort(code, message)
 
-    def _finish(self, code: str, call: _Running) -> None:
+    def _finish(self, code: str, call: _Call) -> None:
         seconds = time.perf_counter() - call.started
         self._metrics.observe(code, seconds)
         if self._limit is not None:
@@ -228,7 +227,7 @@ class _Call:
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class _Call:
     """One call that is being answered."""
 
     started: float

@@ -45,8 +45,8 @@ class Services:
     """Paths (`/package.Service/Method`) by which callers learn what this server can be asked for:
     never refused for load, and refused as soon as draining begins, so that callers go elsewhere
     while everything else is still answered."""
-    own_time: bool = True
-    """Whether calls wait for no other server; then late calls mean that this one has too many."""
+    leaf: bool = True
+    """Whether this server calls no other; then late calls mean that it has too many."""
     reflected: bool = True
     """Whether `names` can be described by reflection (they are in protobuf's default pool)."""
 
@@ -112,7 +112,7 @@ async def running_server(
         max_concurrent_calls=settings.max_concurrent_calls,
         slow_call_seconds=settings.slow_call_seconds,
         status_methods=services.status_methods,
-        own_time=services.own_time,
+        leaf=services.leaf,
     )
     server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
     services.register(server)

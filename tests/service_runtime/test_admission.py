@@ -38,7 +38,7 @@ def test_after_a_pause_nothing_is_known():
 
 
 def limit_of(now: list[float], most: int = 100) -> AdaptiveLimit:
-    return AdaptiveLimit(most, own_time=True, clock=lambda: now[0])
+    return AdaptiveLimit(most, leaf=True, clock=lambda: now[0])
 
 
 def test_late_calls_lower_the_limit_once_for_each_wave_and_calls_in_time_raise_it_again():
@@ -89,7 +89,7 @@ def test_the_limit_stays_between_a_few_and_the_most(calls, most):
 
 
 def test_where_calls_wait_for_others_only_the_loop_lowers_the_limit():
-    limit = AdaptiveLimit(100, own_time=False)
+    limit = AdaptiveLimit(100, leaf=False)
     limit.record(0.05, 0.05, 100)
     assert limit.calls == 100
     limit.lags(40)
