@@ -61,6 +61,12 @@ def on_change() -> list[Callable[[], object]]:
 
 
 @pytest.fixture
+def add(store: ReleaseStore, tmp_path: Path) -> Callable[..., object]:
+    """Publishes a release that is made as it is told."""
+    return lambda release, **how: publish_release(store, tmp_path / "staging", release, **how)
+
+
+@pytest.fixture
 def clock() -> list[float]:
     """The time of `in_use`, for a test to move on."""
     return [100.0]

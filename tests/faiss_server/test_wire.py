@@ -21,7 +21,6 @@ from faiss_server.server import serve
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
 from releases.manifest import Manifest
-from releases.serving import ServingReport, current_reports
 from releases.store import ReleaseStore
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import OutOfTimeError
@@ -375,43 +374,6 @@ def test_every_method_of_the_contract_is_implemented() -> None:
     assert len(service.methods) == 4
     for method in service.methods:
         assert method.name in vars(FaissServicer)
-
-
-async def test_what_callers_answer_from_is_reported_into_the_store_and_taken_back(
-    store: ReleaseStore, published: Made, tmp_path: Path
-) -> None:
-    async with running(store, tmp_path) as server:
-        await server.until_ready(SERVED)
-        status = pb.GetStatusRequest(in_use=[SERVED, 7], refused=[8])
-
-        async def reported() -> ServingReport | None:
-            await server.faiss.GetStatus(status)
-            await asyncio.sleep(0.01)
-            reports = current_reports(store)
-            return next((one for one in reports if one.in_use), None)
-
-        async with asyncio.timeout(10):
-            while (report := await reported()) is None:
-                pass
-        assert report.server.endswith(f"-127.0.0.1-{server.port}")
-        assert report.held == report.in_use == frozenset({SERVED})
-        assert report.refused == frozenset()
-        status.refused.append(SERVED)
-        async with asyncio.timeout(10):
-            while not (refusing := [one for one in current_reports(store) if one.refused]):
-                await reported()
-        assert refusing[0].refused == frozenset({SERVED})
-        assert refusing[0].in_use == frozenset()
-    assert current_reports(store) == []
-
-
-async def test_nothing_is_reported_where_that_is_turned_off(
-    store: ReleaseStore, published: Made, tmp_path: Path
-) -> None:
-    async with running(store, tmp_path, report_serving=False) as server:
-        await server.until_ready(SERVED)
-        await server.faiss.GetStatus(pb.GetStatusRequest(in_use=[SERVED]))
-        assert current_reports(store) == []
 
 
 @pytest.mark.parametrize("field", ["in_use", "refused"])
