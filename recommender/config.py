@@ -47,7 +47,8 @@ class RecommenderSettings(ServerSettings):
     )
     resolve_seconds: Seconds = Field(default=3.0, description="How often names are resolved anew.")
     poll_seconds: Seconds = Field(
-        default=0.25, description="How often each address is asked which releases it holds."
+        default=0.25,
+        description="How often each address is asked what it holds, and told what is in use (3 s).",
     )
     reserve_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.2,

@@ -115,7 +115,7 @@ def publish(
     ] = False,
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds for the release before to come into service")
-    ] = 300.0,
+    ] = Wait.seconds,
     force: Annotated[
         bool, typer.Option("--force", help="Publish whether or not the one before is in service")
     ] = False,
@@ -159,7 +159,8 @@ def pull(  # noqa: PLR0913 - options of a command
         bool, typer.Option(help="With --watch: tell the store what is held and refused")
     ] = True,
     metrics: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="With --watch: for Prometheus")
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="With --watch: for Prometheus; 0 takes a free port"),
     ] = None,
 ) -> None:
     """Hold the newest usable releases on local disk, verified; remove withdrawn ones."""
@@ -207,12 +208,13 @@ def _pull_for_ever(
 
 def _serve_metrics(address: str, registry: CollectorRegistry) -> None:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise ReleaseError(f"--metrics: {address!r} is not host:port")
     try:
-        start_http_server(int(port), host, registry)
+        server, _ = start_http_server(int(port), host, registry)
     except OSError as error:
         raise ReleaseError(f"--metrics: {address}: {error.strerror}") from error
+    logging.getLogger(__name__).info("metrics on port %d", server.server_port)
 
 
 def _pull_once(mirror: Mirror, store: str) -> None:

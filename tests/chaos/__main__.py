@@ -6,14 +6,14 @@ QUICK=1 plays a few scenarios for a moment each, which checks the machinery and 
 import argparse
 import os
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+from service_runtime.grpc_environment import prepare_grpc
+
+prepare_grpc()
 
 from rich.console import Console
 
@@ -29,6 +29,7 @@ from tests.chaos.scenarios.faults import FAULTS
 from tests.chaos.scenarios.swaps import SWAPS
 from tests.chaos.stage import Rule, Scenario, World
 from tests.chaos.verify import AnswerCheck
+from tests.support.program import run_program
 
 _BUILD = Path("build")
 _FIRST_TWO: tuple[Variant, ...] = ("sound", "sound")
@@ -168,9 +169,4 @@ def _keep_evidence(directory: Path, report: Path) -> None:
 
 
 if __name__ == "__main__":
-    # By default SIGTERM ends Python without stopping what was started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main)

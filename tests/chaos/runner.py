@@ -120,7 +120,7 @@ def play(
         stage.wait(_BEFORE_SECONDS)
         try:
             scenario.run(stage)
-        except (StackError, ReleaseError) as error:
+        except (StackError, ReleaseError, grpc.RpcError) as error:
             stage.record.problems.append(str(error))
         stage.wait(_AFTER_SECONDS)
     crashes = cluster.note_crashes()

@@ -98,6 +98,20 @@ def test_a_release_that_callers_answer_from_makes_no_room(
     assert ready(holder) == [B, D]
 
 
+def test_what_one_caller_refuses_makes_room_whoever_answers_from_it(
+    holder: ReleaseHolder, add: Callable[..., object], in_use: ReleasesInUse
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+    in_use.tell([A], [])
+    in_use.tell([B], [])
+    in_use.tell([], [B])
+    add(C)
+    holder.refresh()
+    assert ready(holder) == [A, C]
+
+
 def test_a_release_that_waits_is_reported_once(
     holder: ReleaseHolder,
     add: Callable[..., object],

@@ -1,6 +1,7 @@
 """What a server reports into the store about what is in service."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from faiss_server.in_use import ReleasesInUse
 from faiss_server.report import ServingReporter
 from releases import serving as serving_module
 from releases.checksums import ignore_bytes
-from releases.serving import ServingReport, current_reports
+from releases.serving import ServingReport, current_reports, write_report
 from releases.store import ReleaseStore
 from tests.faiss_server.holding import GOLDEN_FAILS, A, B, C, D
 from tests.faiss_server.making import Made
@@ -79,6 +80,28 @@ async def test_what_callers_answer_from_is_reported_into_the_store_and_taken_bac
         assert refusing[0].refused == frozenset({SERVED})
         assert refusing[0].in_use == frozenset()
     assert current_reports(store) == []
+
+
+async def test_a_server_that_is_restarted_knows_what_is_answered_from(
+    store: ReleaseStore, add: Callable[..., object], tmp_path: Path
+) -> None:
+    add(A)
+    add(B)
+    async with running(store, tmp_path) as server:
+        await server.until_ready(A)
+    add(C)
+    add(D)
+    others = ServingReport(
+        server="another",
+        reported_at_ms=time.time_ns() // 10**6,
+        held={A, B},
+        in_use={A},
+        refused=(),
+    )
+    write_report(store, others)
+    async with running(store, tmp_path) as server:
+        await server.until_ready(D)
+        await server.until_ready(A)
 
 
 async def test_nothing_is_reported_where_that_is_turned_off(

@@ -7,8 +7,6 @@ QUICK=1 sends a few hundred to each, which checks the machinery and finds what i
 import argparse
 import asyncio
 import os
-import signal
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +27,7 @@ from tests.chaos.rotated import FIRST_RELEASE, prepare_releases
 from tests.fuzz.messages import RequestMaker
 from tests.fuzz.sending import Sender, Tally
 from tests.fuzz.targets import Target, targets_of
+from tests.support.program import run_program
 
 _BUILD = Path("build")
 _RELEASE = FIRST_RELEASE + 1
@@ -187,9 +186,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    # By default SIGTERM ends Python without stopping what was started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_program(main)

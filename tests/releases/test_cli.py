@@ -1,6 +1,5 @@
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from local_stack.processes import tied_to_this_process
 from releases.__main__ import main
 from releases.layout import Part, manifest_path
 from releases.local import local_releases
+from releases.serving import current_reports
 from releases.store import ReleaseStore, claim_path
 from tests.support.releases import publish_tiny, tiny_release
 
@@ -179,11 +179,8 @@ def test_a_side_car_tells_prometheus_what_it_holds_and_refuses(
     publish_tiny(disk_store, staging, 1)
     publish_tiny(disk_store, staging, 2)
     (Path(disk_store.url) / "models/user_tower/2/saved_model.pb").write_bytes(b"spoilt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
-    command += ["--store", disk_store.url, "--metrics", address]
+    command += ["--store", disk_store.url, "--metrics", "127.0.0.1:0"]
     expected = [
         'recsys_release{kind="pulled"} 1.0',
         'recsys_release_refused_total{reason="mirror"} 1.0',
@@ -191,25 +188,39 @@ def test_a_side_car_tells_prometheus_what_it_holds_and_refuses(
     ]
     with subprocess.Popen(tied_to_this_process(command), stderr=subprocess.PIPE) as side_car:
         assert side_car.stderr is not None
-        for line in iter(side_car.stderr.readline, b""):
-            if b"release 1 is in" in line:
-                break
+        log = iter(side_car.stderr.readline, b"")
+        port = int(next(log).rpartition(b" ")[2])
+        assert any(b"release 1 is in" in line for line in log)
         for _ in range(100):  # its second look comes after a tenth of a second
-            text = urlopen(f"http://{address}/metrics").read().decode()
+            text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
             if all(line in text.splitlines() for line in expected):
                 break
             time.sleep(0.05)
+        (report,) = current_reports(disk_store)
         side_car.terminate()
         side_car.communicate(timeout=30)
     assert [line for line in text.splitlines() if line in expected] == expected
+    assert (report.held, report.in_use, report.refused) == ({1}, set(), {2})  # type: ignore[comparison-overlap]
+    assert current_reports(disk_store) == []
 
 
-@pytest.mark.parametrize("address", ["9104", "x:", "127.0.0.1:0", "127.0.0.1:70000"])
+@pytest.mark.parametrize("address", ["9104", "x:", "127.0.0.1:70000"])
 def test_a_malformed_metrics_address_is_refused(
     disk_store: ReleaseStore, into: Path, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(disk_store, "pull --watch 1", "--into", into, "--metrics", address) == 1
     assert capsys.readouterr().err == f"error: --metrics: {address!r} is not host:port\n"
+
+
+@pytest.mark.parametrize("option", [("--stagger", "3"), ("--metrics", "127.0.0.1:0")])
+def test_what_is_for_following_is_refused_without(
+    disk_store: ReleaseStore,
+    into: Path,
+    option: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(disk_store, "pull", "--into", into, *option) == 1
+    assert "are for --watch" in capsys.readouterr().err
 
 
 def test_the_program_reports_errors_without_a_traceback(tmp_path: Path) -> None:

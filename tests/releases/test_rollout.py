@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from releases.__main__ import main
-from releases.errors import NotInServiceError
+from releases.errors import NotInServiceError, StoreError
 from releases.layout import SERVING
 from releases.prune import prune
 from releases.publish import publish
-from releases.rollout import Wait, hindrance
+from releases.rollout import Wait, hindrance, wait_for_service
 from releases.serving import (
     ServingReport,
     current_reports,
@@ -76,6 +76,33 @@ def test_the_release_before_has_to_be_held_and_answered_from_everywhere(
     write_report(store, report("faiss-0"))
     write_report(store, report(**said))
     assert hindrance(store, 3) == why
+
+
+def test_a_release_that_anybody_refuses_is_not_waited_for(
+    store: ReleaseStore, staging: Path
+) -> None:
+    publish_tiny(store, staging, 1)
+    publish_tiny(store, staging, 2)
+    write_report(store, report(held={1, 2}, in_use={1}))
+    assert hindrance(store, 3) is not None
+    write_report(store, report("side-car", held={1}, in_use=set(), refused={2}))
+    assert hindrance(store, 3) is None
+
+
+def test_a_look_that_fails_is_one_more_reason_to_wait(
+    disk_store: ReleaseStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([StoreError("no route to host")])
+    told: list[str] = []
+
+    def usable() -> list[int]:
+        for failure in looks:
+            raise failure
+        return []
+
+    monkeypatch.setattr(disk_store, "usable", usable)
+    wait_for_service(disk_store, 7, Wait(30, told.append))
+    assert told == ["the store does not tell what is in service: no route to host"]
 
 
 def test_nothing_hinders_the_first_release_an_older_one_or_without_reports(

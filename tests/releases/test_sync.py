@@ -321,6 +321,50 @@ def test_leftover_parts_without_a_manifest_are_removed(
     assert local_releases(into, SERVED) == {2}
 
 
+def test_a_refusal_is_remembered_while_all_places_are_answered_from(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    for release in (1, 2, 3):
+        publish_tiny(disk_store, staging, release)
+    damage_in_store(disk_store, 3)
+    store, in_use = CountingStore(disk_store.url), set[int]()
+    mirror = Mirror(store, into, SERVED, in_use=lambda: in_use)
+    assert held(mirror.sync()) == [2, 1]
+    in_use |= {1, 2}
+    store.read.clear()
+    assert held(mirror.sync()) == [2, 1]
+    in_use.clear()
+    assert held(mirror.sync()) == [2, 1]
+    assert list(mirror.refused) == [3]
+    assert store.read == []
+
+
+def test_local_releases_that_the_store_no_longer_lists_go(
+    store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    for release in (1, 2, 3):
+        publish_tiny(store, staging, release)
+    mirror = Mirror(store, into, SERVED)
+    assert held(mirror.sync()) == [3, 2]
+    store.remove(3)
+    assert held(mirror.sync()) == [2, 1]
+    assert local_releases(into, SERVED) == {1, 2}
+
+
+def test_a_look_at_what_did_not_change_parses_no_manifest(
+    disk_store: ReleaseStore, staging: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    mirror = Mirror(disk_store, into, SERVED)
+    mirror.sync()
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("parsed")
+
+    monkeypatch.setattr("releases.local.parse_manifest", refuse)
+    assert held(mirror.sync()) == [1]
+
+
 def test_what_is_new_is_fetched_within_the_stagger_and_not_by_all_at_once(
     disk_store: ReleaseStore, staging: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
