@@ -55,10 +55,12 @@ class FastestLately:
         now = self._clock()
         if now < self._ends:
             return
-        # After a pause of more than a window nothing is recent.
-        self._previous = self._current if now < self._ends + self._window_seconds else None
+        if now < self._ends + self._window_seconds:
+            # Windows follow each other without a gap, or the older one would last longer than two.
+            self._previous, self._ends = self._current, self._ends + self._window_seconds
+        else:  # after such a pause nothing is recent
+            self._previous, self._ends = None, now + self._window_seconds
         self._current = None
-        self._ends = now + self._window_seconds
 
 
 class AdaptiveLimit:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from recsys.faiss.v1 import faiss_service_pb2 as pb
@@ -11,6 +12,7 @@ from recsys.faiss.v1 import faiss_service_pb2 as pb
 from faiss_server.holder import ReleaseHolder
 from faiss_server.in_use import ReleasesInUse
 from faiss_server.report import ServingReporter
+from faiss_server.service import FaissService
 from releases import serving as serving_module
 from releases.checksums import ignore_bytes
 from releases.serving import ServingReport, current_reports, write_report
@@ -80,6 +82,13 @@ async def test_what_callers_answer_from_is_reported_into_the_store_and_taken_bac
         assert refusing[0].refused == frozenset({SERVED})
         assert refusing[0].in_use == frozenset()
     assert current_reports(store) == []
+
+
+def test_callers_are_believed_only_of_releases_that_are_held(in_use: ReleasesInUse) -> None:
+    holder = Mock(**{"held.ready": {A: Mock(), B: Mock()}})
+    FaissService(holder, Mock(), Mock(), in_use).note_use([A, C], [B, D])
+    assert in_use.in_use() == {A}
+    assert in_use.refused() == {B}
 
 
 async def test_a_server_that_is_restarted_knows_what_is_answered_from(

@@ -180,11 +180,14 @@ async def test_a_redis_that_hangs_soon_costs_no_time(asked, shared_redis):
     await asked.until(recovered)
 
 
+@pytest.mark.parametrize("replicas", [1, 2])
 @pytest.mark.parametrize("side", ["model", "faiss"])
-async def test_a_release_that_is_gone_since_the_last_poll_costs_no_answer(start_recommender, side):
+async def test_a_release_that_is_gone_since_the_last_poll_costs_no_answer(
+    start_recommender, side, replicas
+):
     backends = {
-        "model": [ScriptedModel(releases=[2, 1]), ScriptedModel(releases=[2, 1])],
-        "faiss": [ScriptedFaiss(releases=[2, 1]), ScriptedFaiss(releases=[2, 1])],
+        "model": [ScriptedModel(releases=[2, 1]) for _ in range(replicas)],
+        "faiss": [ScriptedFaiss(releases=[2, 1]) for _ in range(replicas)],
     }
     asked = await start_recommender(
         models=backends["model"], faiss=backends["faiss"], poll_seconds=60

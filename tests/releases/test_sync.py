@@ -2,6 +2,7 @@ import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -370,6 +371,7 @@ def test_what_is_new_is_fetched_within_the_stagger_and_not_by_all_at_once(
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr("releases.sync.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("releases.sync.random.uniform", Random(1).uniform)
     publish_tiny(disk_store, staging, 1)
     mirrors = [
         Mirror(disk_store, tmp_path / str(number), [Part.INDEX], stagger_seconds=10)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import urllib.request
 from contextlib import asynccontextmanager
 
@@ -38,10 +39,13 @@ class Servicer(pb2_grpc.RecommenderServiceServicer):
         self.release = asyncio.Event()
         self.release.set()
         self.budget = 0.0
+        self.blocking_seconds = 0.0
+        """For so long each call has the event loop to itself."""
 
     async def GetHistory(self, request, context):  # noqa: N802 - the contract's name
         self.budget = Deadline.of(context, 7.0, reserve_fraction=0.5).budget()
         self.entered.set()
+        time.sleep(self.blocking_seconds)  # noqa: ASYNC251 - that is the point
         await self.release.wait()
         if self.error is not None:
             raise self.error
@@ -190,6 +194,23 @@ async def test_calls_beyond_the_limit_are_refused_and_counted():
             "recsys_rpc_duration_seconds_count", {**labels, "code": code}
         )
         assert count == 1
+
+
+async def test_a_loop_that_cannot_keep_up_refuses_calls_long_before_the_fixed_limit():
+    servicer = Servicer()
+    servicer.blocking_seconds = 0.02
+    servicer.release.clear()
+    registry = new_registry()
+    labels = {"service": SERVICE, "method": "GetHistory"}
+    async with serving(servicer, registry) as running, calling(running) as (stub, health):
+        calls = [stub.GetHistory(pb2.GetHistoryRequest(), timeout=30) for _ in range(60)]
+        while not registry.get_sample_value("recsys_rpc_shed_total", labels):
+            await asyncio.sleep(0.01)
+        await health.Check(health_pb2.HealthCheckRequest())
+        assert 8 <= registry.get_sample_value("recsys_rpc_limit", labels) < 60
+        servicer.release.set()
+        codes = [await call.code() for call in calls]
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 async def test_a_call_with_less_time_than_any_has_taken_lately_is_not_begun():
