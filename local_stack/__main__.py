@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import grpc
 import typer
+from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
+from local_stack.calls import record_views
 from local_stack.demo import DemoOptions, learn_release, run_demo
 from local_stack.errors import StackError
 from local_stack.stack import FIXED_PORTS, FREE_PORTS, read_address
@@ -17,7 +20,9 @@ from local_stack.supervisor import (
     stop_supervisor,
     supervise,
 )
+from local_stack.views import last_views
 from releases.errors import ReleaseError
+from releases.layout import HISTORY_LENGTH
 from releases.store import ReleaseStore
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -55,7 +60,7 @@ def up(
     directory: Directory = _UP,
     free_ports: FreePorts = False,
 ) -> None:
-    """Start the stack and leave it running.
+    """Start the stack, record the users' views, and leave it running.
 
     Learns a release when there is none yet, and a newer one from --events or --items.
     """
@@ -66,6 +71,10 @@ def up(
         quick = bool(os.environ.get("QUICK"))
         learn_release(DemoOptions(directory, events, items, quick), store, directory / "pipeline")
     start_supervisor(directory, free_ports=free_ports)
+    recommender = read_address(directory / "stack", "recommender")
+    with grpc.insecure_channel(recommender.target) as channel:
+        views = last_views(directory / "pipeline" / "events.parquet", HISTORY_LENGTH)
+        record_views(pb2_grpc.RecommenderServiceStub(channel), views)
     for name in ("recommender", "faiss-server", "model-server"):
         address = read_address(directory / "stack", name)
         metrics = f"http://127.0.0.1:{address.metrics_port}/metrics"

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from local_stack.calls import naming_call, views_of
+from local_stack.calls import naming_call, record_views
 from local_stack.errors import StackError
 from local_stack.exact import ExactAnswers
 from local_stack.processes import tied_to_this_process
@@ -112,9 +112,7 @@ def learn_release(options: DemoOptions, store: Path, workdir: Path) -> Manifest:
 def _ask_everyone(
     stub: pb2_grpc.RecommenderServiceStub, exact: ExactAnswers, views: list[UserViews]
 ) -> _Answers:
-    for user in track(views, "recording views", transient=True):
-        with naming_call("RecordViews"):
-            stub.RecordViews(views_of(user), timeout=5)
+    record_views(stub, views)
     answers = _Answers()
     for user in track(views, "asking for candidates", transient=True):
         _ask(stub, exact, user, answers)

@@ -18,6 +18,7 @@ from local_stack.redis import start_redis
 __all__ = [
     "FIXED_PORTS",
     "FREE_PORTS",
+    "SERVER_NAMES",
     "Address",
     "LocalStack",
     "Ports",
@@ -33,6 +34,7 @@ _SERVERS = {
     "faiss-server": ("faiss_server", "FAISS_SERVER_"),
     "recommender": ("recommender", "RECOMMENDER_"),
 }
+SERVER_NAMES = tuple(_SERVERS)
 _MODELS_CONFIG = """\
 model_config_list {{
   config {{
@@ -64,6 +66,7 @@ class Address:
 
     port: int
     metrics_port: int
+    pid: int
 
     @property
     def target(self) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -159,11 +160,14 @@ def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
 
 
 def _announce(ready_file: Path | None, port: int, metrics_port: int) -> None:
-    logger.info("listening", extra={"port": port, "metrics_port": metrics_port})
+    ports = {"port": port, "metrics_port": metrics_port}
+    logger.info("listening", extra=ports)
     if ready_file is not None:
         partial = ready_file.with_name(ready_file.name + ".partial")
         try:
-            partial.write_text(json.dumps({"port": port, "metrics_port": metrics_port}))
+            partial.write_text(
+                json.dumps({"port": port, "metrics_port": metrics_port, "pid": os.getpid()})
+            )
             partial.rename(ready_file)
         except OSError as error:
             raise StartupError(f"READY_FILE: {ready_file}: {error.strerror}") from error

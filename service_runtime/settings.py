@@ -26,7 +26,7 @@ class ServerSettings(BaseSettings):
     metrics_port: Port = Field(description="Prometheus port; 0 takes a free one.")
     ready_file: Path | None = Field(
         default=None,
-        description="Once listening, the ports are written here as JSON, for whoever chose port 0.",
+        description="Once listening, ports and pid are written here as JSON.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Calls that succeed quickly are logged at DEBUG only."

@@ -31,7 +31,7 @@ def learnt_from(monkeypatch):
         command_line, "learn_release", lambda options, *_: calls.append(options.events)
     )
     monkeypatch.setattr(command_line, "start_supervisor", lambda *_, **__: None)
-    monkeypatch.setattr(command_line, "read_address", lambda *_: Address(1, 2))
+    monkeypatch.setattr(command_line, "read_address", lambda *_: Address(1, 2, 3))
     return calls
 
 

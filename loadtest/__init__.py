@@ -1,0 +1,1 @@
+"""Open-loop latency measurement of a running stack, and the comparison of whole stacks."""
