@@ -6,7 +6,7 @@ Importing this module imports TensorFlow: seconds and half a gigabyte.
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
@@ -23,13 +23,16 @@ from tf_serving.warmup import replay_warmup
 
 __all__ = ["LoadedModel", "load_model", "prepare_tensorflow"]
 
+_SERVE_TAG: Final = "serve"
+_INIT_OP_SIGNATURE: Final = "__saved_model_init_op"  # TensorFlow's own, not for callers
+
 
 class LoadedModel:
     """A SavedModel's signatures, ready to be called from any thread."""
 
     def __init__(
         self,
-        functions: Mapping[str, Any],
+        functions: Mapping[str, "_Function"],
         signatures: Mapping[str, Signature],
         signature_def_map: bytes,
     ) -> None:
@@ -44,14 +47,29 @@ class LoadedModel:
 
         Raises InvalidInputError where the graph refuses the values.
         """
-        function = self._functions[signature_name]
         try:
-            outputs = function(**{name: tf.constant(array) for name, array in inputs.items()})
+            outputs = self._functions[signature_name](inputs)
         except tf.errors.InvalidArgumentError as error:
             raise InvalidInputError(_reason(error)) from error
         except tf.errors.ResourceExhaustedError as error:
             raise OverloadedError(_reason(error)) from error
-        return {name: outputs[name].numpy() for name in output_filter or sorted(outputs)}
+        return {name: outputs[name] for name in output_filter or sorted(outputs)}
+
+
+class _Function:
+    """One signature as a callable of the session; it gives all outputs, whatever is asked for."""
+
+    def __init__(self, session: Any, signature_def: Any) -> None:
+        self._inputs = tuple(signature_def.inputs)
+        self._outputs = tuple(signature_def.outputs)
+        self._call = session.make_callable(
+            [signature_def.outputs[name].name for name in self._outputs],
+            [signature_def.inputs[name].name for name in self._inputs],
+        )
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        values = self._call(*(inputs[name] for name in self._inputs))
+        return dict(zip(self._outputs, values, strict=True))
 
 
 def prepare_tensorflow(*, intra_op_threads: int, inter_op_threads: int) -> None:
@@ -63,20 +81,35 @@ def prepare_tensorflow(*, intra_op_threads: int, inter_op_threads: int) -> None:
     settle_memory()
 
 
-def load_model(directory: Path) -> LoadedModel:
+def load_model(
+    directory: Path, *, intra_op_threads: int = 1, inter_op_threads: int = 1
+) -> LoadedModel:
     """Load a SavedModel and replay its warm-up requests.
 
+    Into a session, as TensorFlow Serving does: a call of it takes two thirds of the time of a call
+    of `tf.saved_model.load`'s functions, and reading a third, most of it outside of Python.
     Raises LoadError with the code that TensorFlow Serving gives.
     """
     signature_defs = _signature_defs(directory / "saved_model.pb")
+    callable_defs = {
+        name: one for name, one in signature_defs.items() if name != _INIT_OP_SIGNATURE
+    }
+    signatures = {name: _signature_of(name, one) for name, one in callable_defs.items()}
+    threads = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=intra_op_threads,
+        inter_op_parallelism_threads=inter_op_threads,
+        use_per_session_threads=True,
+    )
+    graph = tf.Graph()
+    session = tf.compat.v1.Session(graph=graph, config=threads)
     try:
-        saved_model = tf.saved_model.load(str(directory))
+        with graph.as_default():
+            tf.compat.v1.saved_model.load(session, [_SERVE_TAG], str(directory))
     except tf.errors.OpError as error:
-        raise LoadError(Code(error.error_code), error.message) from error
-    except OSError as error:
+        raise LoadError(Code(error.error_code), _reason(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: there is no checkpoint
         raise LoadError(Code.NOT_FOUND, str(error)) from error
-    functions = dict(saved_model.signatures)
-    signatures = {name: _signature_of(name, signature_defs[name]) for name in functions}
+    functions = {name: _Function(session, one) for name, one in callable_defs.items()}
     model = LoadedModel(functions, signatures, _signature_def_map(signature_defs))
     replay_warmup(directory, model)
     return model
@@ -90,9 +123,9 @@ def _signature_defs(path: Path) -> Mapping[str, Any]:
     except DecodeError as error:
         raise LoadError(Code.DATA_LOSS, f"{path} is not a SavedModel: {error}") from error
     for meta_graph in saved_model.meta_graphs:
-        if "serve" in meta_graph.meta_info_def.tags:
+        if _SERVE_TAG in meta_graph.meta_info_def.tags:
             return dict(meta_graph.signature_def)
-    raise LoadError(Code.NOT_FOUND, f'{path} has no graph with the tag "serve"')
+    raise LoadError(Code.NOT_FOUND, f'{path} has no graph with the tag "{_SERVE_TAG}"')
 
 
 def _signature_def_map(signature_defs: Mapping[str, Any]) -> bytes:

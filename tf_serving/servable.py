@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+from service_runtime.short_work import ShortWork
 from tf_serving.signature import Array, Signature
 
 __all__ = ["Model", "Servable"]
@@ -33,6 +34,7 @@ class Servable:
     def __init__(self, version: int, model: Model) -> None:
         self.version = version
         self.model = model
+        self.pace = ShortWork()
         self._calls = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -85,6 +85,10 @@ def _loading(settings: TfServingSettings) -> Callable[[Path], Model]:
                 inter_op_threads=settings.inter_op_threads,
             )
             prepared = True
-        return model.load_model(directory)
+        return model.load_model(
+            directory,
+            intra_op_threads=settings.intra_op_threads,
+            inter_op_threads=settings.inter_op_threads,
+        )
 
     return load

@@ -1,6 +1,7 @@
 """What the model server does, apart from how it is asked."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from service_runtime.deadlines import Deadline
 from service_runtime.errors import OutOfTimeError
 from tf_serving.errors import ModelNotFoundError, SignatureNotFoundError
 from tf_serving.manager import ModelChoice, ModelManager
+from tf_serving.servable import Servable
 from tf_serving.signature import DEFAULT_SIGNATURE, Array
 from tf_serving.versions import VersionStatus
 
@@ -66,9 +68,22 @@ class ModelService:
             raise SignatureNotFoundError(f'Serving signature key "{name}" not found.')
         signature.check(inputs, output_filter)
         with servable.in_use():
-            run = servable.model.run
-            outputs = await self._in_thread(lambda: run(name, inputs, output_filter), deadline)
+            outputs = await self._run(
+                servable, lambda: servable.model.run(name, inputs, output_filter), deadline
+            )
         return Prediction(servable.version, name, outputs)
+
+    async def _run(self, servable: Servable, work: Callable[[], T], deadline: Deadline) -> T:
+        def timed() -> T:
+            started = time.perf_counter()
+            result = work()
+            servable.pace.learn(time.perf_counter() - started)
+            return result
+
+        if servable.pace.is_short():
+            deadline.budget()
+            return timed()
+        return await self._in_thread(timed, deadline)
 
     def statuses(self, name: str, version: int | None) -> list[VersionStatus]:
         """List the states of a model's versions, newest first, or that of one of them.

@@ -121,9 +121,9 @@ def without_tags(path: Path) -> None:
         ("saved_model.pb", cut, Code.DATA_LOSS),
         ("saved_model.pb", without_tags, Code.NOT_FOUND),
         ("variables/variables.index", Path.unlink, Code.NOT_FOUND),
-        # TensorFlow's own reader gives no better code for these.
+        # TensorFlow's own reader gives no better code for this one.
         ("variables/variables.data*", Path.unlink, Code.UNKNOWN),
-        ("variables/variables.index", cut, Code.UNKNOWN),
+        ("variables/variables.index", cut, Code.DATA_LOSS),
     ],
 )
 def test_a_damaged_saved_model_is_refused_with_a_code(directory, file, damage, code):
