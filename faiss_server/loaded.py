@@ -1,5 +1,6 @@
 """A release that is in memory, checked, and ready to be searched."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from faiss_server.tables import read_attribute_table, read_popular_lists
 from releases.layout import ATTRIBUTES_FILE, INDEX_FILE, POPULAR_FILE, Part, part_path
 from releases.manifest import Manifest
 from service_runtime.errors import InvalidRequestError
+from service_runtime.short_work import ShortWork
 
 __all__ = ["LoadedRelease", "index_bytes", "load_release"]
 
@@ -30,6 +32,8 @@ class LoadedRelease:
     index: ArticleIndex
     searcher: Searcher
     popular: PopularLists
+    pace: ShortWork
+    """Of plain searches with the release's nprobe, by row."""
 
 
 def load_release(manifest: Manifest, root: Path) -> LoadedRelease:
@@ -46,12 +50,12 @@ def load_release(manifest: Manifest, root: Path) -> LoadedRelease:
     searcher = Searcher(index, attributes, manifest.index.nprobe)
     try:
         replay_golden_queries(searcher, manifest)
-        _warm(searcher, manifest)
+        pace = _warmed(searcher, manifest)
     except InvalidRequestError as error:
         raise ReleaseRefusedError(
             RefusalReason.GOLDEN_QUERIES, f"{home}: a golden query fails: {error}"
         ) from error
-    return LoadedRelease(manifest, index, searcher, popular)
+    return LoadedRelease(manifest, index, searcher, popular, pace)
 
 
 def index_bytes(manifest: Manifest) -> int:
@@ -80,7 +84,14 @@ def _check_sizes(manifest: Manifest, root: Path) -> None:
             )
 
 
-def _warm(searcher: Searcher, manifest: Manifest) -> None:
-    """Search every list once: the first callers shall not wait for cold caches."""
+def _warmed(searcher: Searcher, manifest: Manifest) -> ShortWork:
+    """Search every list once: the first callers shall not wait for cold caches. Then see how long
+    an ordinary search takes.
+    """
     vectors = np.array([manifest.golden_queries[0].vector], np.float32)
     searcher.search(SearchQuery(vectors, _WARM_K, nprobe=manifest.index.lists))
+    pace = ShortWork()
+    started = time.perf_counter()
+    searcher.search(SearchQuery(vectors, _WARM_K))
+    pace.learn(time.perf_counter() - started)
+    return pace

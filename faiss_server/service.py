@@ -1,6 +1,7 @@
 """What the faiss server does, in plain arrays and dataclasses."""
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -60,7 +61,11 @@ class FaissService:
         """
         loaded = self._holder.get(release)
         query = _in_rows(query, loaded.manifest.dimension)
-        return await self._run(deadline, lambda: self._search(loaded, query))
+        ordinary = query.is_plain and query.nprobe is None
+        if ordinary and loaded.pace.is_short(len(query.vectors)):
+            deadline.budget()
+            return self._search(loaded, query, ordinary=True)
+        return await self._run(deadline, lambda: self._search(loaded, query, ordinary=ordinary))
 
     async def vectors(
         self, release: int, article_ids: NDArray[np.int64], deadline: Deadline
@@ -116,9 +121,14 @@ class FaissService:
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, in_time)
 
-    def _search(self, loaded: LoadedRelease, query: SearchQuery) -> SearchResult:
-        with self._metrics.search.time():
-            return loaded.searcher.search(query)
+    def _search(self, loaded: LoadedRelease, query: SearchQuery, *, ordinary: bool) -> SearchResult:
+        started = time.perf_counter()
+        result = loaded.searcher.search(query)
+        seconds = time.perf_counter() - started
+        self._metrics.search.observe(seconds)
+        if ordinary:
+            loaded.pace.learn(seconds, len(query.vectors))
+        return result
 
 
 def _in_rows(query: SearchQuery, dimension: int) -> SearchQuery:

@@ -9,9 +9,9 @@ _NEWEST_SHARE = 0.1
 class ShortWork:
     """Learns how long a kind of work takes for each unit of it, and tells what is short.
 
-    Handing work to a thread wakes that thread and then the event loop, which costs more than a small
-    search; a millisecond, on the other hand, delays nobody who waits in the loop by much. What
-    is unknown is not short.
+    Handing work to a thread wakes that thread and then the event loop, which costs more than a
+    small search; a millisecond, on the other hand, delays nobody who waits in the loop by much.
+    What is unknown is not short.
     """
 
     __slots__ = ("_seconds_per_unit",)

@@ -256,7 +256,7 @@ async def test_a_full_server_refuses_searches_but_not_status(
     async with running(store, tmp_path, max_concurrent_calls=1) as server:
         await server.until_ready(A)
 
-        def hold(*_: object) -> Any:
+        def hold(*_: object, **__: object) -> Any:
             loop.call_soon_threadsafe(began.set)
             asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
             raise ReleaseRefusedError(RefusalReason.UNEXPECTED, "any fault")
