@@ -1,5 +1,6 @@
 """What the recommender asks of its two backends, whatever carries the questions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,7 +108,7 @@ class Retriever(Backend, Protocol):
         ...
 
 
-def padded_histories(histories: list[list[int]]) -> Int64s:
+def padded_histories(histories: Sequence[Sequence[int]]) -> Int64s:
     """Lay histories out as the model takes them: int64[B, 50], newest first, -1 where none."""
     padded = np.full((len(histories), HISTORY_LENGTH), -1, np.int64)
     for row, history in zip(padded, histories, strict=True):

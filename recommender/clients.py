@@ -81,7 +81,8 @@ class ModelClient:
                 f"model server {self.address}: unusable answer: {error}"
             ) from error
         shaped = vectors.ndim == 2 and len(vectors) == rows and known.shape == (rows,)
-        if not shaped or not np.isfinite(vectors).all():
+        # One user's values say nothing of the others'; all of them are the model's fault.
+        if not shaped or not np.isfinite(vectors).all(axis=1).any():
             raise BackendUnavailableError(f"model server {self.address}: unusable user vector")
         return UserVectors(vectors, known)
 

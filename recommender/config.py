@@ -50,6 +50,10 @@ class RecommenderSettings(ServerSettings):
         default=0.25,
         description="How often each address is asked what it holds, and told what is in use (3 s).",
     )
+    max_batch: Annotated[int, Field(ge=1, le=256)] = Field(
+        default=32,
+        description="Callers whose questions go to a backend as one call when it is busy; 1: none.",
+    )
     reserve_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.2,
         description="Share of the caller's deadline kept back from backends for answering.",

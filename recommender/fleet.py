@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from recommender.backends import Backend
+from recommender.patience import Patience
 from recommender.split import Split
 from service_runtime.errors import (
     BackendUnavailableError,
@@ -30,24 +31,6 @@ _MAX_PAUSE_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
 _RETRIES_PER_CALL = 0.1
 _RETRY_BURST = 10.0
-
-
-class _Patience:
-    """The usual time of an answer and four times its deviation, as TCP waits for an
-    acknowledgement (RFC 6298): what takes longer is hardly going to come.
-    """
-
-    def __init__(self) -> None:
-        self._mean = 0.0
-        self._deviation = 0.0
-
-    @property
-    def seconds(self) -> float:
-        return self._mean + 4 * self._deviation
-
-    def learn(self, seconds: float) -> None:
-        self._deviation += (abs(seconds - self._mean) - self._deviation) / 4
-        self._mean += (seconds - self._mean) / 8
 
 
 @dataclass
@@ -91,7 +74,7 @@ class Fleet(Generic[BackendT]):
         self._members: dict[str, _Member[BackendT]] = {}
         self._holders: Mapping[int, tuple[BackendT, ...]] = {}
         self._turn = 0
-        self._patience = _Patience()
+        self._patience = Patience()
         self._retries = _RETRY_BURST
 
     @property

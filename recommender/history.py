@@ -8,7 +8,7 @@ HISTORY_LENGTH members and expires.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from recommender.breaker import CircuitBreaker
 from recommender.domain import HISTORY_LENGTH, View
-from service_runtime.errors import BackendUnavailableError
+from service_runtime.errors import BackendUnavailableError, CallError
 
 __all__ = ["History", "RedisHistory", "connect_redis"]
 
@@ -33,8 +33,10 @@ _FAIR_SECONDS: Final = 0.005
 class History(Protocol):
     """What the service asks of a store of histories."""
 
-    async def article_ids(self, user_id: str, timeout_seconds: float) -> list[int]:
-        """Answer the articles viewed, newest first."""
+    async def article_ids(
+        self, user_ids: Sequence[str], timeout_seconds: float
+    ) -> Sequence[list[int] | CallError]:
+        """Answer the articles that each user viewed, newest first."""
         ...
 
     async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
@@ -77,12 +79,25 @@ class RedisHistory:
         self._ttl_ms = ttl_seconds * 1000
         self._breaker = CircuitBreaker("history", threshold=5, open_seconds=0.25)
 
-    async def article_ids(self, user_id: str, timeout_seconds: float) -> list[int]:
-        """Answer the articles viewed, newest first."""
+    async def article_ids(
+        self, user_ids: Sequence[str], timeout_seconds: float
+    ) -> Sequence[list[int] | CallError]:
+        """Answer the articles that each user viewed, newest first.
+
+        What is wrong with one key is the answer for that user only.
+        """
         with _redis_errors(), self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
-                members = await self._client.zrange(_key(user_id), 0, HISTORY_LENGTH - 1, desc=True)
-        return [int(cast("bytes", member)) for member in members]
+                rows = await self._newest(user_ids)
+        return [_ids_of(members) for members in rows]
+
+    async def _newest(self, user_ids: Sequence[str]) -> Sequence[Any]:
+        if len(user_ids) == 1:  # a pipeline of one takes longer than the command
+            return [await self._client.zrange(_key(user_ids[0]), 0, HISTORY_LENGTH - 1, desc=True)]
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for user_id in user_ids:
+                pipeline.zrange(_key(user_id), 0, HISTORY_LENGTH - 1, desc=True)
+            return cast("Sequence[Any]", await pipeline.execute(raise_on_error=False))
 
     async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
         """Answer the views, newest first."""
@@ -114,6 +129,12 @@ class RedisHistory:
     def _guard(self, timeout_seconds: float) -> AbstractContextManager[None]:
         # So short a time-out says nothing about Redis, and must not close it to other callers.
         return self._breaker if timeout_seconds >= _FAIR_SECONDS else nullcontext()
+
+
+def _ids_of(members: Any) -> list[int] | CallError:
+    if isinstance(members, Exception):
+        return BackendUnavailableError(f"history: {members}")
+    return [int(member) for member in members]
 
 
 def _key(user_id: str) -> str:

@@ -57,7 +57,9 @@ async def running_recommender(settings: RecommenderSettings) -> AsyncIterator[Re
     async with AsyncExitStack() as stack:
         history = _history(settings, stack)
         models, indexes = _fleets(settings, tracker)
-        service = RecommenderService(history, models, indexes, tracker, registry)
+        service = RecommenderService(
+            history, models, indexes, tracker, registry, settings.max_batch
+        )
         servicer = RecommenderServicer(
             service, settings.default_deadline_seconds, settings.reserve_fraction
         )

@@ -1,14 +1,14 @@
 """History, user vector, candidates; and what to answer when one of them is not to be had."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from recommender.backends import Backend, Retriever, UserTower, UserVectors, padded_histories
+from recommender.backends import Backend, Retriever, UserTower
 from recommender.domain import (
     CandidateQuery,
     Candidates,
@@ -20,9 +20,10 @@ from recommender.domain import (
 )
 from recommender.fleet import Fleet
 from recommender.history import History
+from recommender.stages import Stages
 from recommender.tracker import Pin, ReleaseTracker
 from service_runtime.deadlines import Deadline
-from service_runtime.errors import BackendUnavailableError, CallError, ReleaseNotHeldError
+from service_runtime.errors import CallError, ReleaseNotHeldError
 from service_runtime.metrics import LATENCY_BUCKETS
 
 __all__ = ["RecommenderService"]
@@ -52,11 +53,13 @@ class RecommenderService:
         indexes: Fleet[Retriever],
         tracker: ReleaseTracker,
         registry: CollectorRegistry,
+        max_batch: int,
     ) -> None:
         self._history = history
         self._models = models
         self._indexes = indexes
         self._tracker = tracker
+        self._stages = Stages(history, models, indexes, max_batch)
         self._metrics = _Metrics(registry)
 
     async def candidates(self, query: CandidateQuery, deadline: Deadline) -> Candidates:
@@ -67,7 +70,7 @@ class RecommenderService:
         """
         pin = self._tracker.pin_for(query.user_id, query.release)
         pin.popular.check(query.filters)
-        asked = _Asked(query, deadline, _Stages(self._metrics))
+        asked = _Asked(query, deadline, _StageTimes(self._metrics))
         try:
             if not asked.history:
                 asked.history = await self._stored_history(asked)
@@ -79,14 +82,14 @@ class RecommenderService:
                 ranking = await self._nearest(pin.release, asked)
             source, reason = Source.PERSONALIZED, None
         except _StepDownError as step:
-            with asked.stages.timed("popular"):
+            with asked.times.measured("popular"):
                 ranking = pin.popular.ranking(
                     query.limit, asked.excluded, query.filters, query.region_id
                 )
             source, reason = Source.POPULAR, step.reason
         self._metrics.count_answer(source, reason, pin.release)
         shorter = ranking.ids.size < query.limit
-        return Candidates(ranking, pin.release, source, reason, shorter, asked.stages.seconds)
+        return Candidates(ranking, pin.release, source, reason, shorter, asked.times.seconds)
 
     def _next_pin(self, query: CandidateQuery, gone: Pin) -> Pin:
         self._tracker.reconsider()
@@ -105,48 +108,23 @@ class RecommenderService:
         return await self._history.views(user_id, deadline.budget())
 
     async def _stored_history(self, asked: "_Asked") -> Sequence[int]:
-        with asked.stages.timed("history"), _or_step_down(FallbackReason.HISTORY_UNAVAILABLE):
-            return await self._history.article_ids(asked.query.user_id, asked.deadline.budget())
+        with asked.times.measured("history"), _or_step_down(FallbackReason.HISTORY_UNAVAILABLE):
+            return await self._stages.history(asked.query.user_id, asked.deadline)
 
     async def _nearest(self, release: int, asked: "_Asked") -> Ranking:
         if not asked.history:
             raise _StepDownError(FallbackReason.NO_HISTORY)
         self._check_holders(release)
-        stages = asked.stages
-        with stages.timed("user_vector"), _or_step_down(FallbackReason.MODEL_UNAVAILABLE):
-            user = await self._user_vector(release, asked)
-        if user.known[0] == 0:
+        query, deadline, measured = asked.query, asked.deadline, asked.times.measured
+        region_id = -1 if query.region_id is None else query.region_id
+        with measured("user_vector"), _or_step_down(FallbackReason.MODEL_UNAVAILABLE):
+            user = await self._stages.user_vector(release, asked.history, region_id, deadline)
+        if user.known == 0:
             raise _StepDownError(FallbackReason.UNKNOWN_HISTORY)
-        with stages.timed("search"), _or_step_down(FallbackReason.SEARCH_UNAVAILABLE):
-            return await self._search(release, user, asked)
-
-    async def _user_vector(self, release: int, asked: "_Asked") -> UserVectors:
-        region_id = asked.query.region_id
-        histories = padded_histories([list(asked.history)])
-        region = np.array([-1 if region_id is None else region_id], np.int64)
-        return await self._ask(
-            self._models,
-            release,
-            asked.deadline,
-            lambda client, seconds: client.user_vectors(release, histories, region, seconds),
-        )
-
-    async def _search(self, release: int, user: UserVectors, asked: "_Asked") -> Ranking:
-        excluded = asked.excluded
-        rankings = await self._ask(
-            self._indexes,
-            release,
-            asked.deadline,
-            lambda client, seconds: client.search(
-                release,
-                user.vectors,
-                asked.query.limit,
-                excluded=[excluded] if excluded.size else None,
-                filters=asked.query.filters,
-                timeout_seconds=seconds,
-            ),
-        )
-        return rankings[0]
+        with measured("search"), _or_step_down(FallbackReason.SEARCH_UNAVAILABLE):
+            return await self._stages.search(
+                release, user.vector, query.limit, asked.excluded, query.filters, deadline
+            )
 
     def _check_holders(self, release: int) -> None:
         """Step down at once where a side has nobody to ask; no stage is begun in vain."""
@@ -158,52 +136,6 @@ class RecommenderService:
             if not fleet.holders.get(release):
                 others = fleet.answering > 0
                 raise _StepDownError(FallbackReason.NO_COMMON_RELEASE if others else reason)
-
-    async def _ask(
-        self,
-        fleet: Fleet[BackendT],
-        release: int,
-        deadline: Deadline,
-        call: Callable[[BackendT, float], Awaitable[AnswerT]],
-    ) -> AnswerT:
-        """Call a holder of the release; after a failure once more, at a different address.
-
-        Where there is another, the first gets half of the time that is left: one that hangs then
-        costs a retry and not the answer. But no less than answers take: where little is left, one
-        call with all of it is worth more than two with too little.
-        """
-        first = fleet.pick(release)
-        if first is None:
-            raise BackendUnavailableError(f"nobody is ready for release {release}")
-        spare = fleet.second_chance(release, first) is not None
-        budget = deadline.budget()
-        if spare:
-            budget = max(budget / 2, min(budget, fleet.patience_seconds))
-        try:
-            return await self._attempt(fleet, first, release, budget, call)
-        except CallError:
-            second = fleet.second_chance(release, first)  # anew: the fleet may have changed
-            if second is None:
-                raise
-        fleet.retried()
-        return await self._attempt(fleet, second, release, deadline.budget(), call)
-
-    async def _attempt(
-        self,
-        fleet: Fleet[BackendT],
-        backend: BackendT,
-        release: int,
-        seconds: float,
-        call: Callable[[BackendT, float], Awaitable[AnswerT]],
-    ) -> AnswerT:
-        started = time.perf_counter()
-        try:
-            answer = await call(backend, seconds)
-        except CallError as error:
-            fleet.failed(backend, release, error)
-            raise
-        fleet.succeeded(backend, time.perf_counter() - started)
-        return answer
 
 
 @contextmanager
@@ -219,10 +151,10 @@ def _or_step_down(reason: FallbackReason) -> Iterator[None]:
 class _Asked:
     """One query on its way."""
 
-    def __init__(self, query: CandidateQuery, deadline: Deadline, stages: "_Stages") -> None:
+    def __init__(self, query: CandidateQuery, deadline: Deadline, times: "_StageTimes") -> None:
         self.query = query
         self.deadline = deadline
-        self.stages = stages
+        self.times = times
         self.history: Sequence[int] = query.recent
 
     @property
@@ -233,7 +165,7 @@ class _Asked:
         return np.concatenate([self.query.excluded, np.array(self.history, np.int64)])
 
 
-class _Stages:
+class _StageTimes:
     """How long each stage of one call took."""
 
     def __init__(self, metrics: "_Metrics") -> None:
@@ -241,7 +173,7 @@ class _Stages:
         self._metrics = metrics
 
     @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def measured(self, stage: str) -> Iterator[None]:
         started = time.perf_counter()
         try:
             yield

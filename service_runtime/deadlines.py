@@ -39,12 +39,16 @@ class Deadline:
         """Answer the seconds left; negative once it has passed."""
         return self._at - time.monotonic()
 
+    def left(self) -> float:
+        """Answer the seconds left before the reserve; negative where that is all."""
+        return self.remaining() - self._reserve_seconds
+
     def budget(self) -> float:
         """Answer the seconds that the next step may take.
 
         Raises OutOfTimeError where nothing but the reserve is left.
         """
-        left = self.remaining() - self._reserve_seconds
+        left = self.left()
         if left <= 0:
             raise OutOfTimeError("the deadline leaves no time for this call")
         return left

@@ -262,7 +262,7 @@ async def test_a_full_server_refuses_searches_but_not_status(
             raise ReleaseRefusedError(RefusalReason.UNEXPECTED, "any fault")
 
         monkeypatch.setattr("faiss_server.service.FaissService._search", hold)
-        first = server.faiss.Search(good_search())
+        first = server.faiss.Search(good_search(nprobe=1))  # never in the event loop
         await asyncio.wait_for(began.wait(), 10)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await server.faiss.Search(good_search())
@@ -294,10 +294,10 @@ async def test_a_search_whose_time_ran_out_in_the_queue_is_never_begun(
     async with running(store, tmp_path, search_threads=1) as server:
         await server.until_ready(SERVED)
         monkeypatch.setattr(Searcher, "search", hold_the_first)
-        first = server.faiss.Search(good_search(k=1))
+        first = server.faiss.Search(good_search(k=1, nprobe=1))  # never in the event loop
         await asyncio.wait_for(began.wait(), 10)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await server.faiss.Search(good_search(k=2), timeout=0.05)
+            await server.faiss.Search(good_search(k=2, nprobe=1), timeout=0.05)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         go_on.set()
         await first

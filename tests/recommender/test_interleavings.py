@@ -131,7 +131,7 @@ class Index(Replica):
 class NoHistory:
     """Every request brings its own recent articles."""
 
-    async def article_ids(self, user_id: str, timeout_seconds: float) -> list[int]:
+    async def article_ids(self, user_ids: Sequence[str], timeout_seconds: float) -> list[list[int]]:
         raise AssertionError("nobody asks")
 
     async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
@@ -159,7 +159,9 @@ class Stack(RuleBasedStateMachine):
         registry = CollectorRegistry()
         self.tracker = ReleaseTracker(registry)
         models, indexes = self._fleet(self.models), self._fleet(self.indexes)
-        self.service = RecommenderService(NoHistory(), models, indexes, self.tracker, registry)
+        self.service = RecommenderService(
+            NoHistory(), models, indexes, self.tracker, registry, max_batch=8
+        )
         self.background = [
             asyncio.create_task(work)
             for work in (models.run(), indexes.run(), self.tracker.run(models, indexes))

@@ -21,7 +21,7 @@ async def records_and_reads(client) -> None:
     history = RedisHistory(client, ttl_seconds=60)
     await history.record("user", [View(1, 10), View(2, 20)], 5)
     await history.record("user", [View(1, 5)], 5)
-    assert await history.article_ids("user", 5) == [2, 1]
+    assert await history.article_ids(["user"], 5) == [[2, 1]]
     assert await history.views("user", 5) == [View(2, 20), View(1, 10)]
 
 
@@ -84,5 +84,5 @@ async def test_a_history_travels_over_tls(shared_redis, tmp_path):
             f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={tmp_path}/stranger.pem"
         )
         with pytest.raises(BackendUnavailableError, match=r"(?i)certificate"):
-            await RedisHistory(client, 60).article_ids("user", 5)
+            await RedisHistory(client, 60).article_ids(["user"], 5)
         await client.aclose()
