@@ -133,10 +133,15 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
         self._hanging: set[asyncio.Task[None]] = set()
         self._flush_is_due = False
 
-    async def ask(self, key: KeyT, item: ItemT, deadline: Deadline) -> AnswerT:
-        """Answer one item; raises CallError, OutOfTimeError when the deadline passes."""
+    async def ask(
+        self, key: KeyT, item: ItemT, deadline: Deadline, *, alone: bool = False
+    ) -> AnswerT:
+        """Answer one item; raises CallError, OutOfTimeError when the deadline passes.
+
+        `alone`: nobody else is being served, so there is no company to look for.
+        """
         budget = deadline.budget()
-        if self._max_batch == 1:
+        if alone or self._max_batch == 1:
             return await self._ask_alone(key, item, deadline)
         batch = self._queue.get(key)
         if batch is None:

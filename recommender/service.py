@@ -1,14 +1,12 @@
 """History, user vector, candidates; and what to answer when one of them is not to be had."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from recommender.backends import Backend, Retriever, UserTower
+from recommender.backends import Retriever, UserTower
 from recommender.domain import (
     CandidateQuery,
     Candidates,
@@ -27,9 +25,6 @@ from service_runtime.errors import CallError, ReleaseNotHeldError
 from service_runtime.metrics import LATENCY_BUCKETS
 
 __all__ = ["RecommenderService"]
-
-BackendT = TypeVar("BackendT", bound=Backend)
-AnswerT = TypeVar("AnswerT")
 
 
 class _StepDownError(Exception):
@@ -68,6 +63,10 @@ class RecommenderService:
         Raises BackendUnavailableError while no release was ever ready, ReleaseNotHeldError for
         a named release that is not in service, InvalidRequestError for an unknown attribute.
         """
+        with self._stages:
+            return await self._answer(query, deadline)
+
+    async def _answer(self, query: CandidateQuery, deadline: Deadline) -> Candidates:
         pin = self._tracker.pin_for(query.user_id, query.release)
         pin.popular.check(query.filters)
         asked = _Asked(query, deadline, _StageTimes(self._metrics))
@@ -108,7 +107,7 @@ class RecommenderService:
         return await self._history.views(user_id, deadline.budget())
 
     async def _stored_history(self, asked: "_Asked") -> Sequence[int]:
-        with asked.times.measured("history"), _or_step_down(FallbackReason.HISTORY_UNAVAILABLE):
+        with asked.times.measured("history"), _OrStepDown(FallbackReason.HISTORY_UNAVAILABLE):
             return await self._stages.history(asked.query.user_id, asked.deadline)
 
     async def _nearest(self, release: int, asked: "_Asked") -> Ranking:
@@ -117,11 +116,11 @@ class RecommenderService:
         self._check_holders(release)
         query, deadline, measured = asked.query, asked.deadline, asked.times.measured
         region_id = -1 if query.region_id is None else query.region_id
-        with measured("user_vector"), _or_step_down(FallbackReason.MODEL_UNAVAILABLE):
+        with measured("user_vector"), _OrStepDown(FallbackReason.MODEL_UNAVAILABLE):
             user = await self._stages.user_vector(release, asked.history, region_id, deadline)
         if user.known == 0:
             raise _StepDownError(FallbackReason.UNKNOWN_HISTORY)
-        with measured("search"), _or_step_down(FallbackReason.SEARCH_UNAVAILABLE):
+        with measured("search"), _OrStepDown(FallbackReason.SEARCH_UNAVAILABLE):
             return await self._stages.search(
                 release, user.vector, query.limit, asked.excluded, query.filters, deadline
             )
@@ -138,14 +137,24 @@ class RecommenderService:
                 raise _StepDownError(FallbackReason.NO_COMMON_RELEASE if others else reason)
 
 
-@contextmanager
-def _or_step_down(reason: FallbackReason) -> Iterator[None]:
-    try:
-        yield
-    except ReleaseNotHeldError as error:
-        raise _ReleaseGoneError(reason) from error
-    except CallError as error:
-        raise _StepDownError(reason) from error
+class _OrStepDown:
+    """A context that turns failures into a step down; a class, since these are entered for every
+    answer and a generator takes four times as long.
+    """
+
+    __slots__ = ("_reason",)
+
+    def __init__(self, reason: FallbackReason) -> None:
+        self._reason = reason
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, ReleaseNotHeldError):
+            raise _ReleaseGoneError(self._reason) from error
+        if isinstance(error, CallError):
+            raise _StepDownError(self._reason) from error
 
 
 class _Asked:
@@ -172,15 +181,28 @@ class _StageTimes:
         self.seconds: dict[str, float] = {}
         self._metrics = metrics
 
-    @contextmanager
-    def measured(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - started
-            self.seconds[stage] = seconds
-            self._metrics.stage_durations[stage].observe(seconds)
+    def measured(self, stage: str) -> "_Measured":
+        """Measure the time within a context."""
+        return _Measured(self, stage)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Count a stage."""
+        self.seconds[stage] = seconds
+        self._metrics.stage_durations[stage].observe(seconds)
+
+
+class _Measured:
+    __slots__ = ("_stage", "_started", "_times")
+
+    def __init__(self, times: _StageTimes, stage: str) -> None:
+        self._times = times
+        self._stage = stage
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._times.add(self._stage, time.perf_counter() - self._started)
 
 
 class _Metrics:

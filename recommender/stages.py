@@ -45,7 +45,10 @@ class _Row:
 
 
 class Stages:
-    """Asks Redis, model servers and faiss servers; each method raises CallError."""
+    """Asks Redis, model servers and faiss servers; each method raises CallError.
+
+    Use it as a context for the length of each caller's answer: it counts them.
+    """
 
     def __init__(
         self,
@@ -60,16 +63,25 @@ class Stages:
         self._histories = Coalescer(self._send_users, max_batch)
         self._user_vectors = Coalescer(self._send_histories, max_batch)
         self._searches = Coalescer(self._send_vectors, max_batch)
+        self._callers = 0
+
+    def __enter__(self) -> None:
+        self._callers += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._callers -= 1
 
     async def history(self, user_id: str, deadline: Deadline) -> Sequence[int]:
         """Answer the articles that a user viewed, newest first."""
-        return await self._histories.ask(None, user_id, deadline)
+        return await self._histories.ask(None, user_id, deadline, alone=self._callers == 1)
 
     async def user_vector(
         self, release: int, history: Sequence[int], region_id: int, deadline: Deadline
     ) -> UserVector:
         """Turn a history, newest first, and a region (-1: unknown) into a user vector."""
-        return await self._user_vectors.ask(release, (history, region_id), deadline)
+        return await self._user_vectors.ask(
+            release, (history, region_id), deadline, alone=self._callers == 1
+        )
 
     async def search(
         self,
@@ -82,7 +94,9 @@ class Stages:
     ) -> Ranking:
         """Answer the k nearest articles to a user vector."""
         wanted = _Wanted(release, k, filters, bulky=excluded.size > _BULKY)
-        return await self._searches.ask(wanted, _Row(vector, excluded), deadline)
+        return await self._searches.ask(
+            wanted, _Row(vector, excluded), deadline, alone=self._callers == 1
+        )
 
     async def _send_users(
         self, _: None, users: Sequence[str], deadlines: Sequence[Deadline]

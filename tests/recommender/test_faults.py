@@ -22,6 +22,7 @@ async def test_calls_on_an_address_that_goes_away_are_let_finish(start_recommend
             model_servers="model.test",
             dns_server=dns,
             resolve_seconds=0.02,
+            max_batch=1,
         )
         await asked.until_serving()
 
