@@ -57,6 +57,7 @@ class ModelClient:
     ) -> UserVectors:
         """Turn histories int64[B, 50] and regions int64[B] (-1: unknown) into user vectors.
 
+        Whether a row is finite is for the caller to see: one user's values say nothing of others.
         Raises CallError when there is no answer, or none that is of this release.
         """
         request = prediction_pb2.PredictRequest()
@@ -81,8 +82,7 @@ class ModelClient:
                 f"model server {self.address}: unusable answer: {error}"
             ) from error
         shaped = vectors.ndim == 2 and len(vectors) == rows and known.shape == (rows,)
-        # One user's values say nothing of the others'; all of them are the model's fault.
-        if not shaped or not np.isfinite(vectors).all(axis=1).any():
+        if not shaped:
             raise BackendUnavailableError(f"model server {self.address}: unusable user vector")
         return UserVectors(vectors, known)
 

@@ -1,5 +1,6 @@
 """GetCandidates over the wire: the ordinary answer, and every step down from it."""
 
+import asyncio
 import re
 
 import grpc
@@ -109,6 +110,23 @@ async def test_a_history_of_unknown_articles_steps_down(asked):
     asked.model.known = 0
     answer = await asked.candidates(recent_article_ids=[1])
     assert answer.fallback_reason == pb2.FALLBACK_REASON_UNKNOWN_HISTORY
+
+
+async def test_in_one_batch_one_users_bad_vector_is_nobody_elses(asked):
+    """The first call keeps the model busy, so that the next ones travel together."""
+    asked.model.not_a_number_for, asked.model.delay_seconds = 13, 0.005
+    newest = [1, 13, 2, 3, 13, 4, 5, 6]
+    calls = asked.model.calls
+    answers = await asyncio.gather(
+        *(asked.candidates(recent_article_ids=[article], limit=5) for article in newest)
+    )
+    assert asked.model.calls - calls < len(newest)
+    for article, answer in zip(newest, answers, strict=True):
+        if article == 13:
+            assert answer.fallback_reason == pb2.FALLBACK_REASON_MODEL_UNAVAILABLE
+        else:
+            assert answer.source == pb2.SOURCE_PERSONALIZED
+            assert list(answer.article_ids) == right_answer(1, article, 5).tolist()
 
 
 async def test_a_user_vector_that_is_not_a_number_is_not_searched(asked):

@@ -68,6 +68,8 @@ class ScriptedModel(ScriptedBackend):
 
     known: int = 1
     not_a_number: bool = False
+    not_a_number_for: int | None = None
+    """Only the vectors of histories that begin with this article."""
     known_rows: int | None = None
     """Answer `known` for so many rows, whatever was asked."""
     speaks_for: int | None = None
@@ -86,6 +88,7 @@ class ScriptedModel(ScriptedBackend):
         vectors[:, 1] = self.speaks_for or release
         if self.not_a_number:
             vectors[:, 2] = np.nan
+        vectors[histories[:, 0] == self.not_a_number_for, 2] = np.nan
         response = prediction_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = self.answer_as or release
