@@ -13,7 +13,7 @@ from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 from local_stack.calls import record_views
 from local_stack.demo import DemoOptions, learn_release, run_demo
 from local_stack.errors import StackError
-from local_stack.stack import FIXED_PORTS, FREE_PORTS, read_address
+from local_stack.stack import FIXED_PORTS, FREE_PORTS, Address, read_address
 from local_stack.supervisor import (
     refuse_second,
     start_supervisor,
@@ -60,9 +60,10 @@ def up(
     directory: Directory = _UP,
     free_ports: FreePorts = False,
 ) -> None:
-    """Start the stack, record the users' views, and leave it running.
+    """Start the stack and leave it running.
 
-    Learns a release when there is none yet, and a newer one from --events or --items.
+    Learns a release when there is none yet, and a newer one from --events or --items; the views
+    that it was learnt from are recorded as the users' histories.
     """
     refuse_second(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,15 +72,20 @@ def up(
         quick = bool(os.environ.get("QUICK"))
         learn_release(DemoOptions(directory, events, items, quick), store, directory / "pipeline")
     start_supervisor(directory, free_ports=free_ports)
-    recommender = read_address(directory / "stack", "recommender")
-    with grpc.insecure_channel(recommender.target) as channel:
-        views = last_views(directory / "pipeline" / "events.parquet", HISTORY_LENGTH)
-        record_views(pb2_grpc.RecommenderServiceStub(channel), views)
+    events_learnt = directory / "pipeline" / "events.parquet"
+    if events_learnt.exists():  # a store that was brought here has none
+        _record_views(read_address(directory / "stack", "recommender"), events_learnt)
     for name in ("recommender", "faiss-server", "model-server"):
         address = read_address(directory / "stack", name)
         metrics = f"http://127.0.0.1:{address.metrics_port}/metrics"
         print(f"{name:12} {address.target}   metrics {metrics}")
     print("`make down` stops it")
+
+
+def _record_views(recommender: Address, events: Path) -> None:
+    with grpc.insecure_channel(recommender.target) as channel:
+        stub = pb2_grpc.RecommenderServiceStub(channel)
+        record_views(stub, last_views(events, HISTORY_LENGTH))
 
 
 @app.command()

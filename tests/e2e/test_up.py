@@ -104,12 +104,16 @@ def test_up_serves_is_refused_twice_ends_with_its_parts_and_down_leaves_nothing(
     learnt, tmp_path, marked
 ):
     shutil.copytree(learnt.store, tmp_path / "store")
+    (tmp_path / "pipeline").mkdir()
+    shutil.copy(learnt.store.parent / "pipeline" / "events.parquet", tmp_path / "pipeline")
     place = ("--directory", str(tmp_path))
     started = run(marked, "up", "--free-ports", *place)
     assert started.returncode == 0, started.stderr
     recommender = read_address(tmp_path / "stack", "recommender")
     assert f"recommender  {recommender.target} " in started.stdout
     assert ask(recommender).source == pb2.SOURCE_PERSONALIZED
+    # The histories of the users that it was learnt from are there.
+    assert ask(recommender, learnt.views[0].user_id, recent=()).source == pb2.SOURCE_PERSONALIZED
 
     second = run(marked, "up", "--free-ports", *place, "--events", str(learnt.events))
     assert second.returncode == 1
@@ -130,9 +134,9 @@ def test_up_serves_is_refused_twice_ends_with_its_parts_and_down_leaves_nothing(
     assert marked_processes(marked) == {}
 
 
-def ask(recommender: Address) -> pb2.GetCandidatesResponse:
+def ask(recommender: Address, user_id="u", recent=(1000,)) -> pb2.GetCandidatesResponse:
     with grpc.insecure_channel(recommender.target) as channel:
-        request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1000], limit=10)
+        request = pb2.GetCandidatesRequest(user_id=user_id, recent_article_ids=recent, limit=10)
         return pb2_grpc.RecommenderServiceStub(channel).GetCandidates(request, timeout=5)
 
 

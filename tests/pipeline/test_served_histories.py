@@ -52,7 +52,8 @@ async def held_in_redis(url, articles):
         if articles:
             views = [View(article, at * 1000) for at, article in enumerate(articles)]
             await history.record("u", views, 5)
-        return await history.article_ids("u", 5)
+        (held,) = await history.article_ids(["u"], 5)
+        return held
 
 
 def without_padding(row):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 import urllib.request
 from contextlib import asynccontextmanager
@@ -290,10 +291,11 @@ async def test_a_ready_file_that_cannot_be_written_is_named(tmp_path):
             pass
 
 
-async def test_the_ready_file_tells_the_ports(tmp_path):
+async def test_the_ready_file_tells_the_ports_and_the_process(tmp_path):
     ready_file = tmp_path / "ready.json"
     async with serving(Servicer(), ready_file=ready_file) as running:
         assert json.loads(ready_file.read_text()) == {
             "port": running.port,
             "metrics_port": running.metrics_port,
+            "pid": os.getpid(),
         }
