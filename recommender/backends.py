@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ __all__ = [
     "UserVectors",
     "padded_histories",
 ]
+
+
+_PADDING: Final = (-1,) * HISTORY_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +113,5 @@ class Retriever(Backend, Protocol):
 
 def padded_histories(histories: Sequence[Sequence[int]]) -> Int64s:
     """Lay histories out as the model takes them: int64[B, 50], newest first, -1 where none."""
-    padded = np.full((len(histories), HISTORY_LENGTH), -1, np.int64)
-    for row, history in zip(padded, histories, strict=True):
-        recent = history[:HISTORY_LENGTH]
-        row[: len(recent)] = recent
-    return padded
+    rows = [[*history[:HISTORY_LENGTH], *_PADDING[len(history) :]] for history in histories]
+    return np.array(rows, np.int64)

@@ -6,8 +6,8 @@ HISTORY_LENGTH members and expires.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import redis.asyncio
@@ -66,6 +66,8 @@ def connect_redis(url: str, *, cluster: bool = False) -> Client:
         max_connections=_MAX_CONNECTIONS,
         timeout=None,
         socket_connect_timeout=_CONNECT_SECONDS,
+        # Each command has its caller's deadline; one of the client's own costs a task for each.
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 0),
     )
     return redis.asyncio.Redis.from_pool(pool)
@@ -86,7 +88,7 @@ class RedisHistory:
 
         What is wrong with one key is the answer for that user only.
         """
-        with _redis_errors(), self._guard(timeout_seconds):
+        with _redis_errors, self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
                 rows = await self._newest(user_ids)
         return [_ids_of(members) for members in rows]
@@ -101,7 +103,7 @@ class RedisHistory:
 
     async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
         """Answer the views, newest first."""
-        with _redis_errors(), self._guard(timeout_seconds):
+        with _redis_errors, self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
                 members = await self._client.zrange(
                     _key(user_id), 0, HISTORY_LENGTH - 1, desc=True, withscores=True
@@ -116,7 +118,7 @@ class RedisHistory:
             at = newest.get(view.article_id, view.viewed_at_ms)
             newest[view.article_id] = max(at, view.viewed_at_ms)
         key = _key(user_id)
-        with _redis_errors(), self._guard(timeout_seconds):
+        with _redis_errors, self._guard(timeout_seconds):
             async with (
                 asyncio.timeout(timeout_seconds),
                 self._client.pipeline(transaction=True) as transaction,
@@ -141,10 +143,18 @@ def _key(user_id: str) -> str:
     return f"recsys:history:{{{user_id}}}"
 
 
-@contextmanager
-def _redis_errors() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError, TimeoutError) as error:
-        detail = str(error) or "no answer in time"
-        raise BackendUnavailableError(f"history: {detail}") from error
+class _RedisErrors:
+    """A context that turns what Redis' client raises into BackendUnavailableError."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if isinstance(error, RedisError | OSError | TimeoutError):
+            detail = str(error) or "no answer in time"
+            raise BackendUnavailableError(f"history: {detail}") from error
+
+
+_redis_errors: Final = _RedisErrors()

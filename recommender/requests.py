@@ -25,6 +25,7 @@ _MAX_FILTER_VALUES: Final = 1000
 _MAX_RECENT: Final = 1000
 _MAX_VIEWS: Final = 1000
 _MAX_USER_ID_BYTES: Final = 256
+_NONE: Final = np.empty(0, np.int64)
 _MAX_TIME_MS: Final = 2**53 - 1  # what a Redis score holds exactly
 
 
@@ -77,8 +78,10 @@ def checked_views(views: Sequence[pb2.View]) -> list[View]:
 def _ids(field: str, given: Sequence[int], at_most: int) -> Int64s:
     if len(given) > at_most:
         raise InvalidRequestError(f"{field}: {len(given)} given, at most {at_most} allowed")
+    if not given:
+        return _NONE
     ids = np.array(given, np.int64)
-    if ids.size and ids.min() < 0:
+    if ids.min() < 0:
         raise InvalidRequestError(f"{field}[{int(ids.argmin())}]: {ids.min()} is negative")
     return ids
 

@@ -169,9 +169,11 @@ class _Asked:
     @property
     def excluded(self) -> Int64s:
         """The articles that must not be in the answer, int64[n]."""
+        excluded = self.query.excluded
         if not self.query.exclude_viewed or not self.history:
-            return self.query.excluded
-        return np.concatenate([self.query.excluded, np.array(self.history, np.int64)])
+            return excluded
+        viewed = np.array(self.history, np.int64)
+        return np.concatenate([excluded, viewed]) if excluded.size else viewed
 
 
 class _StageTimes:
@@ -219,6 +221,7 @@ class _Metrics:
         self._answers = Counter(
             "recsys_answers_total", "Answers given.", ["source", "release"], registry=registry
         )
+        self._answers_of: dict[tuple[Source, int], Counter] = {}
         self._fallbacks = Counter(
             "recsys_fallbacks_total",
             "Answers that were not PERSONALIZED, by reason.",
@@ -229,6 +232,10 @@ class _Metrics:
             self._fallbacks.labels(reason.value)
 
     def count_answer(self, source: Source, reason: FallbackReason | None, release: int) -> None:
-        self._answers.labels(source.value, str(release)).inc()
+        answers = self._answers_of.get((source, release))
+        if answers is None:  # label look-ups cost more than the counting
+            answers = self._answers.labels(source.value, str(release))
+            self._answers_of[source, release] = answers
+        answers.inc()
         if reason is not None:
             self._fallbacks.labels(reason.value).inc()

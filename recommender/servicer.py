@@ -1,12 +1,12 @@
 """RecommenderService on the wire: validate, call, convert."""
 
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
-from recommender.domain import Candidates
+from recommender.domain import Candidates, FallbackReason, Source
 from recommender.requests import candidate_query, checked_user_id, checked_views
 from recommender.service import RecommenderService
 from service_runtime.deadlines import Deadline
@@ -14,6 +14,13 @@ from service_runtime.deadlines import Deadline
 __all__ = ["RecommenderServicer"]
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_SOURCES: Final = {source: pb2.Source.Value(f"SOURCE_{source.value}") for source in Source}
+_REASONS: Final[dict[FallbackReason | None, pb2.FallbackReason.ValueType]] = {
+    None: pb2.FALLBACK_REASON_UNSPECIFIED,
+    **{reason: pb2.FallbackReason.Value(f"FALLBACK_REASON_{reason.value}")
+       for reason in FallbackReason},
+}  # fmt: skip
 
 
 class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
@@ -62,15 +69,12 @@ class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
 
 
 def _response(candidates: Candidates) -> pb2.GetCandidatesResponse:
-    reason = candidates.fallback_reason
     return pb2.GetCandidatesResponse(
         article_ids=candidates.ranking.ids.tolist(),
         scores=candidates.ranking.scores.tolist(),
         release=candidates.release,
-        source=pb2.Source.Value(f"SOURCE_{candidates.source.value}"),
-        fallback_reason=pb2.FallbackReason.Value(
-            f"FALLBACK_REASON_{reason.value}" if reason else "FALLBACK_REASON_UNSPECIFIED"
-        ),
+        source=_SOURCES[candidates.source],
+        fallback_reason=_REASONS[candidates.fallback_reason],
         shorter_than_requested=candidates.shorter_than_requested,
     )
 

@@ -129,8 +129,10 @@ class _Method:
         self._in_flight = 0
         self._lag = LoopLag(lambda: self._in_flight, self._lower_limit)
         self._deserialize = deserialize or (lambda request: request)
+        # Read when they are scraped, so that no call spends time on them.
+        metrics.in_flight.set_function(lambda: self._in_flight)
         if limit is not None:
-            metrics.limit.set(limit.calls)
+            metrics.limit.set_function(lambda: limit.calls)
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -169,18 +171,15 @@ class _Method:
     def _lower_limit(self) -> None:
         if self._limit is not None:
             self._limit.lags(self._in_flight)
-            self._metrics.limit.set(self._limit.calls)
 
     def _enter(self) -> None:
         self._in_flight += 1
         if self._in_flight > 1:  # a single call has nobody to queue behind
             self._lag.watch()
-        self._metrics.in_flight.set(self._in_flight)
         self.idle.clear()
 
     def _leave(self) -> None:
         self._in_flight -= 1
-        self._metrics.in_flight.set(self._in_flight)
         if self._in_flight == 0:
             self.idle.set()
 
@@ -208,7 +207,6 @@ class _Method:
             if code == "OK":
                 self._limit.answered(seconds)
             self._limit.record(seconds, call.deadline_seconds, self._in_flight)
-            self._metrics.limit.set(self._limit.calls)
         self._log(code, seconds, call.context)
 
     def _log(self, code: str, seconds: float, context: Context) -> None:

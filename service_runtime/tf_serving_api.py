@@ -3,6 +3,7 @@
 The messages are our small copies; the paths are TensorFlow Serving's own.
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -71,5 +72,7 @@ def array_of(tensor: prediction_pb2.TensorProto) -> NDArray[np.generic]:
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
     values = np.asarray(getattr(tensor, field), dtype)
-    # Broadcast and not filled: a few bytes may claim a shape of any size.
-    return np.broadcast_to(values, shape) if values.size == 1 else values.reshape(shape)
+    if values.size == 1 and math.prod(shape) != 1:
+        # Broadcast and not filled: a few bytes may claim a shape of any size.
+        return np.broadcast_to(values, shape)
+    return values.reshape(shape)
