@@ -28,7 +28,8 @@ _END_SECONDS = 15.0
 _VIEWS_AT_ONCE = 16
 _FIRST_VIEW_MS = 1_700_000_000_000
 _RAMP = (60, 90, 120, 150, 200, 250, 300, 400, 550, 700, 900)
-_RAMP_SECONDS = 2.5
+_RAMP_SECONDS = 4.0
+_RAMP_TRIES = 2
 _GOOD_P99_MS = 25.0
 _GOOD_SHARE = 0.99
 
@@ -95,17 +96,25 @@ def _views(user: int, catalogue: Catalogue) -> pb2.RecordViewsRequest:
 
 
 def sustainable_rate(load: LoadMaker) -> float:
-    """Raise the rate step by step; answer the last at which nearly all was well."""
+    """Raise the rate step by step; answer the last at which nearly all was well.
+
+    A step that fails is tried once more: on a shared machine one stall of a tenth of a second is
+    enough, and it says nothing about the stack.
+    """
     best = float(_RAMP[0])
     for rate in _RAMP:
-        with load.running(rate) as results:
-            time.sleep(_RAMP_SECONDS)
-        good = sum(result.personalized for result in results)
-        p99 = percentile_ms(results, 99)
-        if good < _GOOD_SHARE * len(results) or p99 is None or p99 > _GOOD_P99_MS:
+        if not any(_is_sustained(load, rate) for _ in range(_RAMP_TRIES)):
             break
         best = float(rate)
     return best
+
+
+def _is_sustained(load: LoadMaker, rate: float) -> bool:
+    with load.running(rate) as results:
+        time.sleep(_RAMP_SECONDS)
+    good = sum(result.personalized for result in results)
+    p99 = percentile_ms(results, 99)
+    return good >= _GOOD_SHARE * len(results) and p99 is not None and p99 <= _GOOD_P99_MS
 
 
 def play(
