@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down test chaos fuzz lint types imports fmt proto verify-proto docs lock
+.PHONY: help install demo up down test chaos fuzz bench bench-scale lint types imports fmt proto verify-proto docs lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ chaos: $(INSTALLED) ## Break everything under load, and judge the answers (QUICK
 
 fuzz: $(INSTALLED) ## 100,000 malformed and extreme requests to each RPC (QUICK=1: half a minute)
 	@$(BIN)/python -m tests.fuzz
+
+bench: $(INSTALLED) ## The stack against its plain chain, at a million articles (QUICK=1: a minute)
+	@$(BIN)/python -m loadtest.bench
+
+bench-scale: $(INSTALLED) ## Latency at 100,000, 1 and 4 million articles (QUICK=1: a minute)
+	@$(BIN)/python -m loadtest.bench.scale
 
 lint: $(INSTALLED) ## ruff, codespell, buf
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

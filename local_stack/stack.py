@@ -94,6 +94,8 @@ class LocalStack:
         self._settings = dict(settings or {})
         self._cleanup = ExitStack()
         self.processes: dict[str, Process] = {}
+        self.environments: dict[str, Mapping[str, str]] = {}
+        """Settings of each process, by its name."""
         self.redis_url = ""
         self.addresses: dict[str, Address] = {}
 
@@ -121,6 +123,11 @@ class LocalStack:
         """
         for name in ("model-server", "faiss-server", "recommender"):
             wait_for_serving(self.processes[name], self.addresses[name], seconds)
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process ids of the servers that answer for a user, by name."""
+        return {name: address.pid for name, address in self.addresses.items()}
 
     def _start(self) -> None:
         self._cleanup.callback(self._stop_all)
@@ -174,7 +181,8 @@ class LocalStack:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         command = [sys.executable, "-m", module, *arguments]
-        self.processes[name] = Process(name, command, self._log(name), environment or {})
+        self.environments[name] = environment or {}
+        self.processes[name] = Process(name, command, self._log(name), self.environments[name])
 
     def _listening(self, name: str) -> Address:
         self.processes[name].wait_until(

@@ -47,7 +47,7 @@ FIRST_RELEASE = 1_800_000_000
 Variant = str
 """`sound`, or how the release is wrong with checksums that agree; see `making`."""
 
-_SOURCES = ("rotated.py", "making.py")
+_SOURCES = ("rotated.py", "making.py", "../../loadtest/bench/synthetic.py")
 
 
 @cache
@@ -140,5 +140,5 @@ def prepare_releases(cache_root: Path, wanted: Sequence[tuple[int, Variant]]) ->
 def _key() -> str:
     digest = hashlib.sha256()
     for name in _SOURCES:
-        digest.update(Path(__file__).with_name(name).read_bytes())
+        digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()[:12]

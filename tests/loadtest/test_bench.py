@@ -1,0 +1,93 @@
+"""The bench: its catalogue, its arithmetic, and its quick form with real stacks."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loadtest.bench.catalogue import DIMENSION, generate
+from loadtest.bench.comparison import OURS, PLAIN_CHAIN, Pairs
+from loadtest.bench.report import p50
+from loadtest.latencies import Latencies
+from loadtest.measurement import Measurement
+from loadtest.plan import LoadPlan
+from tests.support.processes import MARK, marked_processes, new_mark
+
+PLAN = LoadPlan("", ("1",), 1.0, 0.0, 1.0, 1, clients=1)
+
+
+def test_the_same_seed_makes_the_same_catalogue_and_another_one_another():
+    one, same, other = (
+        generate(3000, users=20),
+        generate(3000, users=20),
+        generate(3000, 20, seed=2),
+    )
+    assert (one.vectors == same.vectors).all()
+    assert (one.histories == same.histories).all()
+    assert not (one.vectors == other.vectors).all()
+
+
+def test_a_catalogue_has_distinct_articles_and_users_who_viewed_fifty_that_the_model_knows():
+    made = generate(3000, users=50)
+    assert made.vectors.shape == (3000, DIMENSION)
+    assert made.vectors.dtype == np.float32
+    assert np.isfinite(made.vectors).all()
+    assert (np.diff(made.article_ids) > 0).all()
+    known = made.article_ids[made.known]
+    for history in made.histories:
+        assert len(set(history)) == 50
+        assert np.isin(history, known).all()
+
+
+def measured(milliseconds, *, personalized=100):
+    latencies = Latencies()
+    latencies.record(milliseconds / 1000)
+    return Measurement(
+        PLAN, 1.0, {"OK": 100}, {"PERSONALIZED": personalized}, {}, latencies, Latencies(), {}, None
+    )
+
+
+def test_a_ratio_is_the_median_of_the_pairs_ratios():
+    """Not the ratio of medians: the machine is slower in one pair than in the next."""
+    pairs = Pairs(PLAN)
+    pairs.by_stack[OURS].extend(measured(ms) for ms in (1, 20, 3))
+    pairs.by_stack[PLAIN_CHAIN].extend(measured(ms) for ms in (2, 10, 6))
+    assert pairs.ratio(p50) == pytest.approx(0.5, rel=0.01)
+
+
+def test_a_rate_is_sustained_when_every_round_was_answered():
+    pairs = Pairs(replace(PLAN, rate=10.0, clients=None))
+    pairs.by_stack[PLAIN_CHAIN].extend([measured(1), measured(1, personalized=99)])
+    assert pairs.plain_sustains
+    pairs.by_stack[PLAIN_CHAIN].append(measured(1, personalized=98))
+    assert not pairs.plain_sustains
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory):
+    """One folder, so that both make their common release once."""
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("module", "target"), [("loadtest.bench", "bench"), ("loadtest.bench.scale", "bench-scale")]
+)
+def test_the_quick_form_measures_everything_and_leaves_no_process(
+    workplace, monkeypatch, module, target
+):
+    mark = new_mark()
+    monkeypatch.setenv("QUICK", "1")
+    monkeypatch.setenv(MARK, mark)
+    ended = subprocess.run(
+        [sys.executable, "-m", module], cwd=workplace, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    report = json.loads((workplace / "build" / target / "report.json").read_text())
+    assert report["target"] == target
+    assert (workplace / "build" / target / "report.html").exists()
+    assert all(figure["value"] > 0 for figure in report["figures"] if "rate" not in figure["name"])
+    assert marked_processes(mark) == {}
