@@ -33,7 +33,13 @@ class HeldReleases:
     `on_change` is called after each change of the first two, in the thread that made it.
     """
 
-    def __init__(self, metrics: FaissServerMetrics, on_change: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        metrics: FaissServerMetrics,
+        on_change: Callable[[], object],
+        notice_seconds: float = 0.0,
+    ) -> None:
+        self._notice_seconds = notice_seconds
         self._metrics = metrics
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -77,10 +83,21 @@ class HeldReleases:
             self._drop(releases)
 
     def withdraw(self, withdrawn: frozenset[int]) -> None:
-        """Drop what is withdrawn, now and when it comes later."""
+        """Drop what is withdrawn, now and when it comes later.
+
+        Callers answer from it until they hear of it, so they are given notice.
+        """
         with self._lock:
             self._withdrawn = withdrawn
-            self._drop(self._held.ready.keys() & withdrawn)
+            self._drop(self._held.ready.keys() & withdrawn, self._notice_seconds)
+
+    def on_notice(self, release: int) -> LoadedRelease | None:
+        """Answer a withdrawn release whose notice is not over."""
+        for departing in tuple(self._departing):
+            loaded = departing.on_notice
+            if loaded is not None and loaded.manifest.release == release:
+                return loaded
+        return None
 
     def is_withdrawn(self, release: int) -> bool:
         """Whether the release is among those withdrawn last."""
@@ -88,14 +105,14 @@ class HeldReleases:
 
     def wait_until_gone(self) -> None:
         """Wait for the last searches of dropped releases and free the memory, in this thread."""
-        with self._lock:
-            departing, self._departing = self._departing, []
-        for dropped in departing:
+        for dropped in tuple(self._departing):
             dropped.wait()
+            with self._lock:
+                self._departing.remove(dropped)
 
-    def _drop(self, releases: Collection[int]) -> None:
+    def _drop(self, releases: Collection[int], notice_seconds: float = 0.0) -> None:
         for release in self._held.ready.keys() & set(releases):  # one may be withdrawn meanwhile
-            self._departing.append(Departing(self._held.ready[release]))
+            self._departing.append(Departing(self._held.ready[release], notice_seconds))
             logger.info("release %d is dropped", release)
         self._change(_without(self._held.ready, releases), self._held.loading)
 

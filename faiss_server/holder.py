@@ -32,10 +32,11 @@ class ReleaseHolder:
     One thread calls `refresh`, another may call `look_while_busy`; any thread may ask for what is
     held at any time and goes on with what it got: a dropped release lives until its last search is
     done. `on_change` is called, in one of the first two threads, after each change. No release that
-    `in_use` names makes room for another; a new one then waits.
+    `in_use` names makes room for another; a new one then waits. A withdrawn one leaves the status
+    at once, and is still searched for `notice_seconds`: callers find out when they ask next.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has a user
         self,
         store: ReleaseStore,
         mirror: Mirror,
@@ -43,13 +44,15 @@ class ReleaseHolder:
         metrics: FaissServerMetrics,
         on_change: Callable[[], object],
         in_use: Callable[[], Collection[int]] = frozenset,
+        *,
+        notice_seconds: float = 0.0,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._root = root
         self._metrics = metrics
         self._in_use = in_use
-        self._releases = HeldReleases(metrics, on_change)
+        self._releases = HeldReleases(metrics, on_change, notice_seconds)
         self._refused: set[int] = set()
         self._mirror_refused: set[int] = set()
         self._waiting: int | None = None
@@ -73,7 +76,7 @@ class ReleaseHolder:
         return self._releases.now
 
     def get(self, release: int) -> LoadedRelease:
-        """Answer a release that is ready.
+        """Answer a release that is ready, or withdrawn so lately that callers cannot know.
 
         Raises BackendUnavailableError while it is loading, ReleaseNotHeldError for any other.
         """
@@ -82,6 +85,9 @@ class ReleaseHolder:
             return held.ready[release]
         if release in held.loading:
             raise BackendUnavailableError(f"release {release} is still loading")
+        leaving = self._releases.on_notice(release)
+        if leaving is not None:
+            return leaving
         ready = ", ".join(str(number) for number in sorted(held.ready, reverse=True)) or "none"
         raise ReleaseNotHeldError(f"release {release} is not held; ready: {ready}")
 

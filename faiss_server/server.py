@@ -30,6 +30,8 @@ from service_runtime.server import RunningServer, Services, running_server
 
 __all__ = ["serve"]
 
+_NOTICE_SECONDS = 1.0
+"""After a withdrawal; recommenders ask for the status four times a second."""
 _NAME = pb.DESCRIPTOR.services_by_name["FaissService"].full_name
 
 
@@ -44,8 +46,9 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
     metrics = FaissServerMetrics(registry)
     changed = asyncio.Event()
     holder = ReleaseHolder(
-        store, mirror, settings.local_dir, metrics, _setter(changed), in_use.in_use
-    )
+        store, mirror, settings.local_dir, metrics, _setter(changed), in_use.in_use,
+        notice_seconds=_NOTICE_SECONDS,
+    )  # fmt: skip
     async with AsyncExitStack() as stack:
         executor = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
         stack.callback(executor.shutdown, cancel_futures=True)

@@ -54,6 +54,8 @@ class PartName(StrEnum):
     EMBEDDINGS = "embeddings"
 
 
+_NOTICE_SECONDS: Final = 2.0
+"""From a withdrawal until the files go: by then the faiss servers' status has told recommenders."""
 _COLUMNS: Final = (
     "release",
     "run started",
@@ -175,6 +177,7 @@ def pull(  # noqa: PLR0913 - options of a command
         keep=keep,
         in_use=lambda: releases_in_use(current_reports(place)),
         stagger_seconds=stagger,
+        notice_seconds=0.0 if watch_seconds is None else _NOTICE_SECONDS,
     )
     if watch_seconds is not None:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

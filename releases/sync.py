@@ -51,7 +51,8 @@ class Mirror:
     A refused release is tried again after `retry_seconds`: it may be gigabytes. After the local
     disk refused one nothing is fetched for `disk_retry_seconds`: room is soon made by somebody.
     What is newer than all that is there is fetched after a random part of `stagger_seconds`, so
-    that replicas do not all load it at the same moment.
+    that replicas do not all load it at the same moment. A withdrawn one stays for `notice_seconds`,
+    so that whoever answers from it leaves before it is gone.
     """
 
     def __init__(  # noqa: PLR0913 - each has a user
@@ -65,6 +66,7 @@ class Mirror:
         retry_seconds: float = 600.0,
         disk_retry_seconds: float = 10.0,
         stagger_seconds: float = 0.0,
+        notice_seconds: float = 0.0,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}, it must be at least 1")
@@ -76,7 +78,9 @@ class Mirror:
         self._retry_seconds = retry_seconds
         self._disk_retry_seconds = disk_retry_seconds
         self._stagger_seconds = stagger_seconds
+        self._notice_seconds = notice_seconds
         self._fetch_at: dict[int, float] = {}
+        self._remove_at: dict[int, float] = {}
         self._verified: dict[int, _Verified] = {}
         self._refusals: dict[int, _Refusal] = {}
         self._disk_refusal: _Refusal | None = None
@@ -89,10 +93,10 @@ class Mirror:
     def sync(self, on_bytes: OnBytes = ignore_bytes) -> list[Manifest]:
         """Bring the local folder up to date; returns what it holds now, newest first.
 
-        The newest release arrives first. Withdrawn ones go at once, others when one that takes
-        their place is about to appear: there are never more than `keep`, so whoever follows the
-        folder does not take the newest `keep` for another choice than this one. Raises StoreError
-        or ReleaseError; what was held stays.
+        The newest release arrives first. Withdrawn ones go after their notice, others when one
+        that takes their place is about to appear: but for the withdrawn there are never more than
+        `keep`, so whoever follows the folder does not take the newest `keep` for another choice
+        than this one. Raises StoreError or ReleaseError; what was held stays.
         """
         held = self._follow(on_bytes, (), make_room=self.remove_all_but)
         self.remove_all_but(manifest.release for manifest in held)
@@ -114,7 +118,8 @@ class Mirror:
         So a store that offers nothing (a wrong address, an emptied bucket) takes nothing away.
         """
         if kept := set(releases):
-            self._remove(local_releases(self._into, self._parts) - kept)
+            on_notice = self._remove_at.keys()
+            self._remove(local_releases(self._into, self._parts) - kept - on_notice)
 
     def local(self) -> list[Manifest]:
         """Verified releases on local disk, newest first, without asking the store."""
@@ -131,8 +136,8 @@ class Mirror:
         make_room: Callable[[Iterable[int]], object],
     ) -> list[Manifest]:
         listing = self._store.listing()
-        self._remove(local_releases(self._into, self._parts) & listing.withdrawn)
-        present = self._present()
+        self._remove_withdrawn(listing.withdrawn)
+        present = self._present() - listing.withdrawn
         if listing.usable:  # else it may be the wrong store
             present &= set(listing.usable)
         offered = self._due(listing.usable, newest=max(present, default=None))
@@ -150,6 +155,13 @@ class Mirror:
             else:
                 self._forget_refusals(listing.usable, held)
                 return held
+
+    def _remove_withdrawn(self, withdrawn: Collection[int]) -> None:
+        now = time.monotonic()
+        there = local_releases(self._into, self._parts) & set(withdrawn)
+        later = now + self._notice_seconds
+        self._remove_at = {release: self._remove_at.get(release, later) for release in there}
+        self._remove([release for release, at in self._remove_at.items() if at <= now])
 
     def _present(self) -> set[int]:
         """Releases that are verified on local disk; manifests are parsed only after a change."""

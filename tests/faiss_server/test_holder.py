@@ -70,6 +70,34 @@ def test_a_withdrawn_release_is_dropped_and_an_older_one_comes_back(
     assert ready(holder) == []
 
 
+def test_a_withdrawn_release_is_no_longer_told_and_still_searched_until_its_notice_is_over(
+    store: ReleaseStore,
+    add: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    into = tmp_path / "local"
+    mirror = Mirror(store, into, [Part.INDEX])
+    metrics = FaissServerMetrics(CollectorRegistry())
+    holder = ReleaseHolder(store, mirror, into, metrics, lambda: None, notice_seconds=30)
+    add(A)
+    holder.refresh()
+    naps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        assert ready(holder) == []
+        assert holder.get(A).manifest.release == A
+
+    monkeypatch.setattr("faiss_server.departing.time.sleep", sleep)
+    store.withdraw(A)
+    holder.refresh()
+    assert 29 < naps[0] <= 30
+    assert len(naps) == 1
+    with pytest.raises(ReleaseNotHeldError):
+        holder.get(A)
+
+
 def test_a_release_that_is_withdrawn_while_it_is_loaded_does_not_enter_service(
     holder: ReleaseHolder,
     add: Callable[..., object],

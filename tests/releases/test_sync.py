@@ -391,6 +391,26 @@ def test_what_is_new_is_fetched_within_the_stagger_and_not_by_all_at_once(
     assert all(held(mirror.sync()) == [1] for mirror in mirrors)
 
 
+def test_a_withdrawn_release_stays_for_its_notice_beside_the_one_that_comes_back(
+    disk_store: ReleaseStore, staging: Path, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("releases.sync.time.monotonic", lambda: now[0])
+    for release in (1, 2, 3):
+        publish_tiny(disk_store, staging, release)
+    mirror = Mirror(disk_store, into, [Part.MODEL], notice_seconds=2)
+    assert held(mirror.sync()) == [3, 2]
+    disk_store.withdraw(3)
+    assert held(mirror.sync()) == [2, 1]
+    now[0] += 1.9
+    assert held(mirror.sync()) == [2, 1]
+    assert local_releases(into, [Part.MODEL]) == {1, 2, 3}
+    now[0] += 0.2
+    assert held(mirror.sync()) == [2, 1]
+    assert local_releases(into, [Part.MODEL]) == {1, 2}
+    assert held(local_manifests(into, [Part.MODEL])) == [2, 1]
+
+
 def test_what_is_answered_from_stays_and_nobody_sees_three(
     disk_store: ReleaseStore, staging: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
