@@ -52,7 +52,7 @@ class Mirror:
     disk refused one nothing is fetched for `disk_retry_seconds`: room is soon made by somebody.
     What is newer than all that is there is fetched after a random part of `stagger_seconds`, so
     that replicas do not all load it at the same moment. A withdrawn one stays for `notice_seconds`,
-    so that whoever answers from it leaves before it is gone.
+    so that whoever answers from it leaves before it is gone; until then nothing new is fetched.
     """
 
     def __init__(  # noqa: PLR0913 - each has a user
@@ -94,9 +94,9 @@ class Mirror:
         """Bring the local folder up to date; returns what it holds now, newest first.
 
         The newest release arrives first. Withdrawn ones go after their notice, others when one
-        that takes their place is about to appear: but for the withdrawn there are never more than
-        `keep`, so whoever follows the folder does not take the newest `keep` for another choice
-        than this one. Raises StoreError or ReleaseError; what was held stays.
+        that takes their place is about to appear: there are never more than `keep`, so whoever
+        follows the folder does not take the newest `keep` for another choice than this one. Raises
+        StoreError or ReleaseError; what was held stays.
         """
         held = self._follow(on_bytes, (), make_room=self.remove_all_but)
         self.remove_all_but(manifest.release for manifest in held)
@@ -118,7 +118,7 @@ class Mirror:
         So a store that offers nothing (a wrong address, an emptied bucket) takes nothing away.
         """
         if kept := set(releases):
-            on_notice = self._remove_at.keys()
+            on_notice = self._remove_at.keys()  # they go in their own time
             self._remove(local_releases(self._into, self._parts) - kept - on_notice)
 
     def local(self) -> list[Manifest]:
@@ -141,6 +141,9 @@ class Mirror:
         if listing.usable:  # else it may be the wrong store
             present &= set(listing.usable)
         offered = self._due(listing.usable, newest=max(present, default=None))
+        if self._remove_at:
+            # Beside one that is about to go, a new one would push out what is answered from.
+            offered = [release for release in offered if release in present]
         failed: set[int] = set(without)
         while True:
             usable = [release for release in offered if release not in failed]
@@ -160,8 +163,9 @@ class Mirror:
         now = time.monotonic()
         there = local_releases(self._into, self._parts) & set(withdrawn)
         later = now + self._notice_seconds
-        self._remove_at = {release: self._remove_at.get(release, later) for release in there}
-        self._remove([release for release, at in self._remove_at.items() if at <= now])
+        remove_at = {release: self._remove_at.get(release, later) for release in there}
+        self._remove_at = {release: at for release, at in remove_at.items() if at > now}
+        self._remove(there - self._remove_at.keys())
 
     def _present(self) -> set[int]:
         """Releases that are verified on local disk; manifests are parsed only after a change."""

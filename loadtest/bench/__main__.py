@@ -26,7 +26,7 @@ from loadtest.bench.comparison import (
 )
 from loadtest.bench.report import Found, bench_report
 from loadtest.bench.stacks import (
-    PLAIN,
+    PLAIN_SETTINGS,
     Prepared,
     prepare,
     running_stacks,
@@ -82,7 +82,7 @@ def _measure(directory: Path, size: Size, console: Console) -> Found:
     console.print(f"a release of {size.articles} articles, made where the cache has none ...")
     prepared = prepare(size.articles)
     manifest = prepared.manifest
-    contenders = {OURS: (prepared, {}), PLAIN_CHAIN: (prepared, PLAIN)}
+    contenders = {OURS: (prepared, {}), PLAIN_CHAIN: (prepared, PLAIN_SETTINGS)}
     with ExitStack() as cleanup:
         stacks = cleanup.enter_context(running_stacks(directory, contenders))
         serving = {

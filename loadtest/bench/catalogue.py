@@ -5,7 +5,7 @@ are longer the more popular they are (log-normal), so that a ranking by inner pr
 angle. A user has viewed articles of two topics; the user vector is the mean of what was viewed,
 newer views counting more, and so lies between topics, where no article is: queries come from
 another distribution than the articles, and the nearest articles from many lists. The constants are
-such that 16 of 4,000 lists are not enough for a million articles, and a few dozen are.
+such that 16 of 4,000 lists are not enough for a million articles, and some seventy are.
 """
 
 from dataclasses import dataclass

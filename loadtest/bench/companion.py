@@ -53,8 +53,11 @@ class Companion:
     def measure(self, seconds: float) -> dict[str, Latencies]:
         """Have it measure for so long; raises LoadTestError when it ended."""
         pipe = cast("IO[str]", self._process.stdin)
-        pipe.write(f"{seconds}\n")
-        pipe.flush()
+        try:
+            pipe.write(f"{seconds}\n")
+            pipe.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
         answer = json.loads(self._line())
         return {name: Latencies.merged([encoded]) for name, encoded in answer.items()}
 
@@ -66,8 +69,11 @@ class Companion:
     def _line(self) -> str:
         line = cast("IO[str]", self._process.stdout).readline()
         if not line:
-            raise LoadTestError(f"{self._name} ended; its reason is above")
+            raise self._ended()
         return line
+
+    def _ended(self) -> LoadTestError:
+        return LoadTestError(f"{self._name} ended; its reason is above")
 
 
 def answer_lines(measure: Callable[[float], Mapping[str, str]]) -> None:

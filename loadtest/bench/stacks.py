@@ -26,7 +26,7 @@ from releases.manifest import Manifest
 
 __all__ = [
     "CACHE",
-    "PLAIN",
+    "PLAIN_SETTINGS",
     "Prepared",
     "prepare",
     "running_stacks",
@@ -35,7 +35,7 @@ __all__ = [
 
 CACHE: Final = Path("build/cache")
 
-PLAIN: Final[Mapping[str, str]] = {"RECOMMENDER_MAX_BATCH": "1", "GRPC_EXPERIMENTS": ""}
+PLAIN_SETTINGS: Final[Mapping[str, str]] = {"RECOMMENDER_MAX_BATCH": "1", "GRPC_EXPERIMENTS": ""}
 """Settings of the plain chain: one call per stage and caller, gRPC's default engine."""
 _FIRST_VIEW_SECONDS: Final = 1_700_000_000
 _SERVING_SECONDS: Final = 120.0

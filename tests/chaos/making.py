@@ -84,12 +84,12 @@ def _make(staging: Path, release: int, variant: Variant, catalogue: Catalogue) -
     users = catalogue.users_in(release)
     write_model(staging, release, _tower(release, variant, catalogue), catalogue.histories)
     built = _build(vectors, catalogue, release)
-    path = staging / part_path(Part.INDEX, release) / INDEX_FILE
-    write_index(built, path)
+    index = staging / part_path(Part.INDEX, release) / INDEX_FILE
+    write_index(built, index)
     write_tables(staging, release, ids, popular_ids(release, ids))
     write_embeddings(staging, release, ids, vectors)
-    goldens = goldens_of(path, catalogue.histories, users)
-    _spoil_index(path, release, variant, catalogue, vectors)
+    goldens = goldens_of(index, catalogue.histories, users)
+    _spoil_index(index, release, variant, catalogue, vectors)
     metrics = {"scale": scale(release)}
     manifest = describe(staging, release, built, ids, goldens, metrics)
     path = staging / "manifests" / f"{release}.json"

@@ -1,5 +1,5 @@
-import errno
-import logging
+"""What a mirror holds, as the store changes."""
+
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -8,37 +8,13 @@ import pytest
 
 from releases import pull as pull_module
 from releases.checksums import read_chunks
-from releases.errors import LocalDiskError
 from releases.layout import Part, manifest_path
 from releases.local import local_manifests, local_releases
 from releases.manifest import Manifest
 from releases.store import ReleaseStore
 from releases.sync import Mirror
+from tests.releases.mirroring import SERVED, CountingStore, held
 from tests.support.releases import publish_tiny
-
-SERVED = (Part.MODEL, Part.INDEX)
-
-
-def held(manifests: list[Manifest]) -> list[int]:
-    return [manifest.release for manifest in manifests]
-
-
-def damage_in_store(store: ReleaseStore, release: int) -> Path:
-    path = Path(store.url) / f"indexes/items/{release}/items.faiss"
-    path.write_bytes(path.read_bytes()[:-1] + b"~")
-    return path
-
-
-class CountingStore(ReleaseStore):
-    """Notes which files are read."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.read: list[str] = []
-
-    def chunks(self, path: str) -> Iterator[bytes]:
-        self.read.append(path)
-        return super().chunks(path)
 
 
 def test_the_newest_releases_are_held(store: ReleaseStore, staging: Path, into: Path) -> None:
@@ -96,84 +72,6 @@ def test_a_store_that_offers_nothing_takes_nothing_away(
     assert held(emptied.local()) == [1]
 
 
-def test_a_refused_release_does_not_displace_good_ones(
-    disk_store: ReleaseStore, staging: Path, into: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for release in (1, 2):
-        publish_tiny(disk_store, staging, release)
-    mirror = Mirror(disk_store, into, SERVED, retry_seconds=0)
-    mirror.sync()
-    publish_tiny(disk_store, staging, 3)
-    damage_in_store(disk_store, 3)
-    for _ in range(3):
-        assert held(mirror.sync()) == [2, 1]
-    assert list(mirror.refused) == [3]
-    assert "indexes/items/3/items.faiss: has sha256" in mirror.refused[3]
-    assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
-    assert local_releases(into, SERVED) == {1, 2}
-
-
-def test_a_refused_release_is_tried_again_only_after_a_while(
-    disk_store: ReleaseStore, staging: Path, into: Path
-) -> None:
-    publish_tiny(disk_store, staging, 1)
-    damage_in_store(disk_store, 1)
-    store = CountingStore(disk_store.url)
-    mirror = Mirror(store, into, SERVED)
-    mirror.sync()
-    store.read.clear()
-    mirror.sync()
-    assert store.read == []
-    assert list(mirror.refused) == [1]
-
-
-def test_a_refused_release_that_is_repaired_is_held(
-    disk_store: ReleaseStore, staging: Path, into: Path
-) -> None:
-    publish_tiny(disk_store, staging, 1)
-    path = damage_in_store(disk_store, 1)
-    mirror = Mirror(disk_store, into, SERVED, retry_seconds=0)
-    assert mirror.sync() == []
-    path.write_bytes((staging / "indexes/items/1/items.faiss").read_bytes())
-    assert held(mirror.sync()) == [1]
-    assert mirror.refused == {}
-
-
-def test_a_refused_release_that_is_withdrawn_is_forgotten(
-    disk_store: ReleaseStore, staging: Path, into: Path
-) -> None:
-    publish_tiny(disk_store, staging, 1)
-    damage_in_store(disk_store, 1)
-    mirror = Mirror(disk_store, into, SERVED)
-    mirror.sync()
-    disk_store.withdraw(1)
-    mirror.sync()
-    assert mirror.refused == {}
-
-
-def test_a_refused_release_that_has_become_old_is_forgotten(
-    disk_store: ReleaseStore, staging: Path, into: Path
-) -> None:
-    publish_tiny(disk_store, staging, 1)
-    damage_in_store(disk_store, 1)
-    mirror = Mirror(disk_store, into, SERVED)
-    mirror.sync()
-    for release in (2, 3):
-        publish_tiny(disk_store, staging, release)
-    assert held(mirror.sync()) == [3, 2]
-    assert mirror.refused == {}
-
-
-def test_a_malformed_manifest_is_refused(
-    disk_store: ReleaseStore, staging: Path, into: Path
-) -> None:
-    publish_tiny(disk_store, staging, 1)
-    disk_store.create(manifest_path(2), b"{")
-    mirror = Mirror(disk_store, into, SERVED)
-    assert held(mirror.sync()) == [1]
-    assert "releases/2.json: document" in mirror.refused[2]
-
-
 def test_unchanged_files_are_read_once_by_each_process(
     disk_store: ReleaseStore, staging: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,63 +112,6 @@ def test_a_fetch_removes_nothing_that_may_still_be_in_use(
     assert local_releases(into, SERVED) == {1, 2, 4}
     mirror.remove_all_but([2, 1])
     assert local_releases(into, SERVED) == {1, 2}
-
-
-@pytest.fixture
-def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No file can be written until this is undone."""
-
-    def refuse(_stream: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("releases.pull.sync_to_disk", refuse)
-    return monkeypatch
-
-
-def test_a_full_disk_is_not_tried_again_at_every_look(
-    disk_store: ReleaseStore, staging: Path, into: Path, full_disk: pytest.MonkeyPatch
-) -> None:
-    publish_tiny(disk_store, staging, 1)
-    store = CountingStore(disk_store.url)
-    mirror = Mirror(store, into, SERVED)
-    for _ in range(3):
-        with pytest.raises(LocalDiskError, match="release 1: No space left on device"):
-            mirror.sync()
-    assert len(store.read) == 1
-    full_disk.undo()
-    with pytest.raises(LocalDiskError):
-        mirror.sync()
-    assert len(store.read) == 1
-
-
-def test_a_full_disk_is_tried_again_after_a_while(
-    disk_store: ReleaseStore, staging: Path, into: Path, full_disk: pytest.MonkeyPatch
-) -> None:
-    publish_tiny(disk_store, staging, 1)
-    mirror = Mirror(disk_store, into, SERVED, disk_retry_seconds=0)
-    with pytest.raises(LocalDiskError):
-        mirror.sync()
-    full_disk.undo()
-    assert held(mirror.sync()) == [1]
-
-
-def test_a_full_disk_costs_nothing_of_what_is_held_and_keeps_nothing_that_is_withdrawn(
-    disk_store: ReleaseStore, staging: Path, into: Path, request: pytest.FixtureRequest
-) -> None:
-    for release in (1, 2, 3):
-        publish_tiny(disk_store, staging, release)
-    mirror = Mirror(disk_store, into, SERVED)
-    mirror.sync()
-    request.getfixturevalue("full_disk")
-    publish_tiny(disk_store, staging, 4)
-    disk_store.withdraw(2)
-    with pytest.raises(LocalDiskError):
-        mirror.sync()
-    assert held(mirror.local()) == [3]
-    disk_store.withdraw(3)
-    with pytest.raises(LocalDiskError):
-        mirror.sync()
-    assert mirror.local() == []
 
 
 def test_a_local_file_that_changes_is_repaired(
@@ -320,24 +161,6 @@ def test_leftover_parts_without_a_manifest_are_removed(
     publish_tiny(store, staging, 2)
     Mirror(store, into, SERVED).sync()
     assert local_releases(into, SERVED) == {2}
-
-
-def test_a_refusal_is_remembered_while_all_places_are_answered_from(
-    disk_store: ReleaseStore, staging: Path, into: Path
-) -> None:
-    for release in (1, 2, 3):
-        publish_tiny(disk_store, staging, release)
-    damage_in_store(disk_store, 3)
-    store, in_use = CountingStore(disk_store.url), set[int]()
-    mirror = Mirror(store, into, SERVED, in_use=lambda: in_use)
-    assert held(mirror.sync()) == [2, 1]
-    in_use |= {1, 2}
-    store.read.clear()
-    assert held(mirror.sync()) == [2, 1]
-    in_use.clear()
-    assert held(mirror.sync()) == [2, 1]
-    assert list(mirror.refused) == [3]
-    assert store.read == []
 
 
 def test_local_releases_that_the_store_no_longer_lists_go(
@@ -391,7 +214,7 @@ def test_what_is_new_is_fetched_within_the_stagger_and_not_by_all_at_once(
     assert all(held(mirror.sync()) == [1] for mirror in mirrors)
 
 
-def test_a_withdrawn_release_stays_for_its_notice_beside_the_one_that_comes_back(
+def test_a_withdrawn_release_stays_for_its_notice_and_nothing_new_comes_beside_it(
     disk_store: ReleaseStore, staging: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -401,14 +224,15 @@ def test_a_withdrawn_release_stays_for_its_notice_beside_the_one_that_comes_back
     mirror = Mirror(disk_store, into, [Part.MODEL], notice_seconds=2)
     assert held(mirror.sync()) == [3, 2]
     disk_store.withdraw(3)
-    assert held(mirror.sync()) == [2, 1]
+    assert held(mirror.sync()) == [2]
+    publish_tiny(disk_store, staging, 4)
     now[0] += 1.9
-    assert held(mirror.sync()) == [2, 1]
-    assert local_releases(into, [Part.MODEL]) == {1, 2, 3}
+    assert held(mirror.sync()) == [2]
+    # Whoever serves the newest two of the folder still serves 2, which is answered from now.
+    assert local_releases(into, [Part.MODEL]) == {2, 3}
     now[0] += 0.2
-    assert held(mirror.sync()) == [2, 1]
-    assert local_releases(into, [Part.MODEL]) == {1, 2}
-    assert held(local_manifests(into, [Part.MODEL])) == [2, 1]
+    assert held(mirror.sync()) == [4, 2]
+    assert local_releases(into, [Part.MODEL]) == {2, 4}
 
 
 def test_what_is_answered_from_stays_and_nobody_sees_three(
