@@ -54,6 +54,10 @@ class RecommenderSettings(ServerSettings):
         default=32,
         description="Callers whose questions go to a backend as one call when it is busy; 1: none.",
     )
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1,
+        description="Processes behind the port, one for each core; limits count in each of them.",
+    )
     reserve_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.2,
         description="Share of the caller's deadline kept back from backends for answering.",

@@ -22,6 +22,7 @@ from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
 from service_runtime.server import RunningServer, Services, running_server
+from service_runtime.workers import Worker, run_workers
 
 __all__ = ["Recommender", "running_recommender", "serve"]
 
@@ -41,16 +42,28 @@ async def serve(settings: RecommenderSettings, stop: asyncio.Event) -> None:
 
     Raises StartupError when a port is taken or a setting cannot be used.
     """
-    async with running_recommender(settings) as recommender:
+    if settings.workers > 1:
+        await run_workers(settings, settings.workers, _serve, stop)
+    else:
+        await _serve(settings, stop)
+
+
+async def _serve(
+    settings: RecommenderSettings, stop: asyncio.Event, worker: Worker | None = None
+) -> None:
+    async with running_recommender(settings, worker) as recommender:
         settle_memory()
         await recommender.background.run_until(stop)
 
 
 @asynccontextmanager
-async def running_recommender(settings: RecommenderSettings) -> AsyncIterator[Recommender]:
+async def running_recommender(
+    settings: RecommenderSettings, worker: Worker | None = None
+) -> AsyncIterator[Recommender]:
     """Listen for as long as the context is open; leaving it drains.
 
-    NOT_SERVING until the first release is pinned. Raises StartupError like `serve`.
+    NOT_SERVING until the first release is pinned, by each `worker` where there are several.
+    Raises StartupError like `serve`.
     """
     registry = new_registry()
     tracker = ReleaseTracker(registry)
@@ -70,13 +83,19 @@ async def running_recommender(settings: RecommenderSettings) -> AsyncIterator[Re
             (SERVICE,),
             leaf=False,
         )
-        server = await stack.enter_async_context(running_server(settings, services, registry))
-        background.start(_announce_first_pin(tracker, server))
+        server = await stack.enter_async_context(
+            running_server(settings, services, registry, worker)
+        )
+        background.start(_announce_first_pin(tracker, server, worker))
         yield Recommender(server, background)
 
 
-async def _announce_first_pin(tracker: ReleaseTracker, running: RunningServer) -> None:
+async def _announce_first_pin(
+    tracker: ReleaseTracker, running: RunningServer, worker: Worker | None
+) -> None:
     await tracker.wait_for_first_pin()
+    if worker is not None:
+        await worker.all_ready()
     await running.set_serving(serving=True)
 
 

@@ -84,6 +84,7 @@ class ReleaseTracker:
             "Release by kind, as its id (the unix second of its run); 0: none.",
             ["kind"],
             registry=registry,
+            multiprocess_mode="livemin",  # a worker that does not come along shows
         ).labels("pinned")
         self._refusals = Counter(
             "recsys_release_refused_total",

@@ -88,6 +88,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             slow_call_seconds=self._slow_call_seconds,
         )
         self._methods.append(made)
+        self._metrics.look_up(service, method, lambda: made.in_flight, made.limit)
         # A bound method and not a callable object: grpc looks for a coroutine function.
         return grpc.unary_unary_rpc_method_handler(made.answer, None, handler.response_serializer)
 
@@ -129,12 +130,17 @@ class _Method:
         self._in_flight = 0
         self._lag = LoopLag(lambda: self._in_flight, self._lower_limit)
         self._deserialize = deserialize or (lambda request: request)
-        # Read when they are scraped, so that no call spends time on them.
-        metrics.in_flight.set_function(lambda: self._in_flight)
-        if limit is not None:
-            metrics.limit.set_function(lambda: limit.calls)
         self.idle = asyncio.Event()
         self.idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Answer how many calls are being answered."""
+        return self._in_flight
+
+    def limit(self) -> int:
+        """Answer how many may be; 0: any number."""
+        return 0 if self._limit is None else self._limit.calls
 
     async def answer(self, request: bytes, context: Context) -> Any:
         """Answer one call, or end it with the status of what went wrong."""

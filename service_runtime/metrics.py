@@ -1,7 +1,7 @@
 """The metrics that every server has, and the port that Prometheus reads them from."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from socketserver import ThreadingMixIn
 from threading import Event, Thread
@@ -38,9 +38,15 @@ def new_registry() -> CollectorRegistry:
 
 
 class CallMetrics:
-    """Durations by method and code, calls in flight, and calls refused."""
+    """Durations by method and code, calls in flight, and calls refused.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    `shared`: this process is one of several whose figures are read elsewhere; then what is not
+    counted but looked up comes there by `publish`.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._looked_up: list[tuple[Gauge, Callable[[], float]]] = []
         self._durations = Histogram(
             "recsys_rpc_duration_seconds",
             "Time from a call's arrival to its answer.",
@@ -53,6 +59,7 @@ class CallMetrics:
             "Calls being answered.",
             ["service", "method"],
             registry=registry,
+            multiprocess_mode="livesum",
         )
         self._shed = Counter(
             "recsys_rpc_shed_total",
@@ -65,6 +72,7 @@ class CallMetrics:
             "Calls that may be in flight now, fewer under overload; 0: any number.",
             ["service", "method"],
             registry=registry,
+            multiprocess_mode="livesum",
         )
         self._late = Counter(
             "recsys_rpc_deadline_exceeded_total",
@@ -78,11 +86,33 @@ class CallMetrics:
         return MethodMetrics(
             durations=self._durations,
             names=(service, method),
-            in_flight=self._in_flight.labels(service, method),
             shed=self._shed.labels(service, method),
             late=self._late.labels(service, method),
-            limit=self._limit.labels(service, method),
         )
+
+    def look_up(
+        self,
+        service: str,
+        method: str,
+        in_flight: Callable[[], float],
+        limit: Callable[[], float],
+    ) -> None:
+        """Take a method's calls in flight, and their limit, from these functions when the figures
+        are read, so that no call spends time on them.
+        """
+        self._follow(self._in_flight.labels(service, method), in_flight)
+        self._follow(self._limit.labels(service, method), limit)
+
+    def _follow(self, gauge: Gauge, value: Callable[[], float]) -> None:
+        if self._shared:
+            self._looked_up.append((gauge, value))
+        else:
+            gauge.set_function(value)
+
+    def publish(self) -> None:
+        """Write what is looked up to where the figures of all processes are."""
+        for gauge, value in self._looked_up:
+            gauge.set(value())
 
 
 class MethodMetrics:
@@ -92,15 +122,11 @@ class MethodMetrics:
         self,
         durations: Histogram,
         names: tuple[str, str],
-        in_flight: Gauge,
         shed: Counter,
         late: Counter,
-        limit: Gauge,
     ) -> None:
-        self.in_flight = in_flight
         self.shed = shed
         self.late = late
-        self.limit = limit
         self._durations = durations
         self._names = names
         self._by_code = {"OK": durations.labels(*names, "OK")}

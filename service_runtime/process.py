@@ -12,7 +12,7 @@ from service_runtime.errors import StartupError
 from service_runtime.logs import configure_logging
 from service_runtime.settings import SettingsT, load_settings
 
-__all__ = ["run_process", "settle_memory"]
+__all__ = ["run_process", "run_with", "settle_memory"]
 
 # A thread that loads a release lets the one that answers have the interpreter after this long, and
 # not after Python's 5 ms: a call asks for it several times.
@@ -22,12 +22,23 @@ _SWITCH_SECONDS = 0.0005
 def run_process(
     kind: type[SettingsT], serve: Callable[[SettingsT, asyncio.Event], Awaitable[None]]
 ) -> int:
+    """Run `serve` with the settings of the environment, see `run_with`."""
+    try:
+        settings = load_settings(kind)
+    except StartupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return run_with(settings, serve)
+
+
+def run_with(
+    settings: SettingsT, serve: Callable[[SettingsT, asyncio.Event], Awaitable[None]]
+) -> int:
     """Run `serve` until SIGTERM or SIGINT sets its event; answer the exit code.
 
     A StartupError becomes one line on standard error and the code 1.
     """
     try:
-        settings = load_settings(kind)
         configure_logging(settings.log_level, settings.log_format)
         sys.setswitchinterval(_SWITCH_SECONDS)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

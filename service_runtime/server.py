@@ -5,9 +5,10 @@ import json
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -15,19 +16,20 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
+from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.interceptor import CallInterceptor
 from service_runtime.metrics import CallMetrics, metrics_endpoint
 from service_runtime.settings import ServerSettings
 
-__all__ = ["RunningServer", "Services", "running_server"]
+__all__ = ["RunningServer", "Services", "announce", "running_server", "taken_address"]
 
 logger = logging.getLogger(__name__)
 
 _MIB = 1024 * 1024
 _LAST_WRITES_SECONDS = 0.1
+_PUBLISH_SECONDS = 1.0
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # on by default: two servers would share a port without a word
     ("grpc.max_receive_message_length", 4 * _MIB),
     ("grpc.max_send_message_length", 64 * _MIB),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
@@ -100,25 +102,49 @@ class RunningServer:
         idle.cancel()
 
 
+class OneOfSeveral(Protocol):
+    """What a server has to do otherwise when others share its `port`."""
+
+    port: int
+
+    def listens(self) -> None:
+        """Tell that calls can arrive."""
+
+
 @asynccontextmanager
 async def running_server(
-    settings: ServerSettings, services: Services, registry: CollectorRegistry
+    settings: ServerSettings,
+    services: Services,
+    registry: CollectorRegistry,
+    worker: OneOfSeveral | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Listen for as long as the context is open; leaving it drains.
 
+    Whoever started a `worker` sees to the metrics endpoint and to telling the ports.
     Raises StartupError when a port is taken.
     """
+    metrics = CallMetrics(registry, shared=worker is not None)
     interceptor = CallInterceptor(
-        CallMetrics(registry),
+        metrics,
         max_concurrent_calls=settings.max_concurrent_calls,
         slow_call_seconds=settings.slow_call_seconds,
         status_methods=services.status_methods,
         leaf=services.leaf,
     )
-    server = grpc.aio.server(interceptors=[interceptor], options=_options(settings))
+    server = grpc.aio.server(
+        interceptors=[interceptor], options=_options(settings, shares_port=worker is not None)
+    )
     services.register(server)
-    with metrics_endpoint(settings.host, settings.metrics_port, registry) as metrics_port:
-        port = _bind(server, settings)
+    async with AsyncExitStack() as stack:
+        metrics_port = 0
+        if worker is None:
+            metrics_port = stack.enter_context(
+                metrics_endpoint(settings.host, settings.metrics_port, registry)
+            )
+        else:
+            background = await stack.enter_async_context(BackgroundTasks())
+            background.start(_publish(metrics))
+        port = _bind(server, settings.host, settings.port if worker is None else worker.port)
         running = RunningServer(server, interceptor, services.names, port, metrics_port)
         # Before the start: grpc's health servicer would come up as SERVING.
         await running.set_serving(serving=False)
@@ -129,37 +155,54 @@ async def running_server(
         )  # fmt: skip
         await server.start()
         try:
-            _announce(settings.ready_file, port, metrics_port)
+            if worker is None:
+                announce(settings.ready_file, port, metrics_port)
+            else:
+                worker.listens()
             yield running
         finally:
             logger.info("draining")
             await running.drain(settings.drain_notice_seconds, settings.drain_seconds)
 
 
-def _options(settings: ServerSettings) -> tuple[tuple[str, int], ...]:
+async def _publish(metrics: CallMetrics) -> None:
+    while True:
+        metrics.publish()
+        await asyncio.sleep(_PUBLISH_SECONDS)
+
+
+def _options(settings: ServerSettings, *, shares_port: bool) -> tuple[tuple[str, int], ...]:
     # Connections end after a while (gRPC spreads it by a tenth), so that callers find replicas that
     # were added since; calls under way on them are let finish.
     age_ms = int(settings.max_connection_age_seconds * 1000)
     grace_ms = int(settings.drain_seconds * 1000)
     return (
         *_OPTIONS,
+        # On by default: two servers would share a port without a word.
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_connection_age_ms", age_ms),
         ("grpc.max_connection_age_grace_ms", grace_ms),
     )
 
 
-def _bind(server: grpc.aio.Server, settings: ServerSettings) -> int:
-    address = f"{settings.host}:{settings.port}"
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    address = f"{host}:{port}"
     try:
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise StartupError(
-            f"cannot listen on {address}: the port is in use or the address is not this "
-            "machine's; choose another PORT or HOST"
-        ) from error
+        raise taken_address(address) from error
 
 
-def _announce(ready_file: Path | None, port: int, metrics_port: int) -> None:
+def taken_address(address: str) -> StartupError:
+    """Make the error that says that nobody can listen there."""
+    return StartupError(
+        f"cannot listen on {address}: the port is in use or the address is not this "
+        "machine's; choose another PORT or HOST"
+    )
+
+
+def announce(ready_file: Path | None, port: int, metrics_port: int) -> None:
+    """Log the ports, and write them to the ready file, if any; raises StartupError."""
     ports = {"port": port, "metrics_port": metrics_port}
     logger.info("listening", extra=ports)
     if ready_file is not None:
