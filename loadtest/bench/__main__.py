@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -21,17 +21,20 @@ from loadtest.bench.companion import Companion
 from loadtest.bench.comparison import (
     OURS,
     PLAIN_CHAIN,
+    Ladder,
     highest_rates,
     measure_pairs,
 )
 from loadtest.bench.report import Found, bench_report
 from loadtest.bench.stacks import (
+    CACHE,
     PLAIN_SETTINGS,
     Prepared,
     prepare,
     running_stacks,
     seconds_to_serving,
 )
+from loadtest.bench.tails import measure_tails
 from loadtest.errors import LoadTestError
 from loadtest.latencies import Latencies
 from loadtest.plan import LoadPlan
@@ -54,12 +57,16 @@ class Size:
     seconds: float
     warmup_seconds: float
     rates: tuple[float, ...]
-    most_rate: float
-    """Up to where the highest rate is searched."""
+    ladder: Ladder
+    """Where the highest rate is searched."""
+    tails: tuple[float, float, int]
+    """Rate, seconds and rounds of the slowest answers."""
 
 
-FULL: Final = Size(1_000_000, 5, 3.0, 0.5, (50, 100, 200, 500), 20_000)
-QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), 60)
+# A ratio of 1.5 is to be seen, so steps are smaller than that.
+_LADDER: Final = Ladder([round(40 * 1.35**step) for step in range(13)], 3)
+FULL: Final = Size(1_000_000, 5, 3.0, 0.5, (50, 100, 200, 500), _LADDER, (100, 8.0, 3))
+QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), Ladder((50.0,), 1), (50, 2.0, 1))
 
 
 def main() -> int:
@@ -67,7 +74,9 @@ def main() -> int:
     quick = bool(os.environ.get("QUICK"))
     console = Console()
     try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        # Beside the cache, whose files are linked.
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=CACHE.parent) as directory:
             found = _measure(Path(directory), QUICK if quick else FULL, console)
     except (LoadTestError, StackError) as error:
         sys.exit(f"bench: {error}")
@@ -82,7 +91,8 @@ def _measure(directory: Path, size: Size, console: Console) -> Found:
     console.print(f"a release of {size.articles} articles, made where the cache has none ...")
     prepared = prepare(size.articles)
     manifest = prepared.manifest
-    contenders = {OURS: (prepared, {}), PLAIN_CHAIN: (prepared, PLAIN_SETTINGS)}
+    ours = prepared.linked(directory / "store")
+    contenders = {OURS: (ours, {}), PLAIN_CHAIN: (prepared, PLAIN_SETTINGS)}
     with ExitStack() as cleanup:
         stacks = cleanup.enter_context(running_stacks(directory, contenders))
         serving = {
@@ -99,12 +109,18 @@ def _measure(directory: Path, size: Size, console: Console) -> Found:
             )  # fmt: skip
             task = progress.add_task("highest rate", total=None)
             highest = highest_rates(
-                stacks, plans[0], _BUDGET_MS, size.most_rate,
+                stacks, plans[0], _BUDGET_MS, size.ladder,
                 between=lambda: progress.advance(task),
             )  # fmt: skip
+            rate, seconds, rounds = size.tails
+            task = progress.add_task("slowest answers", total=3 * rounds)
+            tails = measure_tails(
+                stacks[OURS], ours.store, replace(plans[0], rate=rate, clients=None,
+                seconds=seconds), rounds, between=lambda: progress.advance(task),
+            )  # fmt: skip
     return Found(
-        pairs, beside.floor, beside.bare_search, beside.null_call, highest, _BUDGET_MS, serving,
-        prepared.index_bytes, manifest.index.recall_at_200,
+        pairs, tails, beside.floor, beside.bare_search, beside.null_call, highest, _BUDGET_MS,
+        serving, prepared.index_bytes, manifest.index.recall_at_200,
         manifest.offline_metrics["recall_at_200_of_16_lists"], size.articles,
     )  # fmt: skip
 

@@ -5,23 +5,38 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Final
 
-from loadtest.find_max import MaxRateSearch, keeps_budget
+from loadtest.find_max import keeps_budget
 from loadtest.measurement import Measurement, measure
 from loadtest.plan import LoadPlan
 from loadtest.report import label_of
 from local_stack.stack import LocalStack
 
-__all__ = ["OURS", "PLAIN_CHAIN", "Pairs", "highest_rates", "measure_pairs", "measure_stack"]
+__all__ = [
+    "OURS",
+    "PLAIN_CHAIN",
+    "Ladder",
+    "Pairs",
+    "highest_rates",
+    "measure_pairs",
+    "measure_stack",
+]
 
 OURS: Final = "this stack"
 PLAIN_CHAIN: Final = "plain chain"
 _SUSTAINED_SHARE: Final = 0.99
-_FIRST_RATE: Final = 40.0
-_PRECISION: Final = 1.15
+_MISSES: Final = 2
 
 Figure = Callable[[Measurement], float]
 Between = Callable[[], None]
 """Called in between: what is measured beside the stacks, and progress."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Rates, ascending, each asked in `rounds`."""
+
+    rates: Sequence[float]
+    rounds: int
 
 
 @dataclass
@@ -77,23 +92,30 @@ def highest_rates(
     stacks: Mapping[str, LocalStack],
     plan: LoadPlan,
     budget_ms: float,
-    most_rate: float,
+    ladder: Ladder,
     *,
     between: Between,
 ) -> dict[str, float]:
-    """Search the highest rate with p99 in the budget for each stack, step by step in turns; 0: not
-    even the lowest.
+    """Answer the highest rate with p99 in the budget for each stack; 0: not even the lowest.
+
+    Rung by rung and in turns, so that a slow spell of the machine meets both; a rung is kept when
+    most of its rounds keep the budget, and a stack is done when it has missed two in a row.
     """
-    searches = {
-        name: MaxRateSearch(_FIRST_RATE, precision=_PRECISION, most=most_rate) for name in stacks
-    }
-    while any(search.next_rate is not None for search in searches.values()):
-        for name, search in searches.items():
-            if (rate := search.next_rate) is not None:
-                measured = measure_stack(stacks[name], replace(plan, rate=rate, clients=None))
-                search.tell(kept=keeps_budget(measured, budget_ms))
+    best, missed = dict.fromkeys(stacks, 0.0), dict.fromkeys(stacks, 0)
+    for rate in ladder.rates:
+        climbing = [name for name in stacks if missed[name] < _MISSES]
+        kept = dict.fromkeys(climbing, 0)
+        for number in range(ladder.rounds):
+            for name in _in_turn(climbing, number):
+                asked = replace(plan, rate=rate, clients=None, seed=plan.seed + number)
+                kept[name] += keeps_budget(measure_stack(stacks[name], asked), budget_ms)
                 between()
-    return {name: search.best or 0.0 for name, search in searches.items()}
+        for name in climbing:
+            if kept[name] > ladder.rounds / 2:
+                best[name], missed[name] = rate, 0
+            else:
+                missed[name] += 1
+    return best
 
 
 def measure_stack(stack: LocalStack, plan: LoadPlan) -> Measurement:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from loadtest.bench.comparison import OURS, PLAIN_CHAIN, Pairs
+from loadtest.bench.tails import QUIET, SCRAPED, SWAPPED, Tails
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement
 from loadtest.report import percentile_plot, summary_of
@@ -36,6 +37,7 @@ class Found:
     """Everything that was measured in one run."""
 
     pairs: Sequence[Pairs]
+    tails: Tails
     floor: Sequence[Latencies]
     """Of each round, like the next two."""
     bare_search: Sequence[Latencies]
@@ -55,7 +57,10 @@ class Found:
 
 def bench_report(found: Found, *, quick: bool) -> Report:
     """Put figures and sections together; the quick form has no musts."""
-    figures = [*_ratios(found), *_rates(found), *_memory(found), *_starts(found), *_honesty(found)]
+    figures = [
+        *_ratios(found), *_rates(found), *_slowest(found), *_memory(found), *_starts(found),
+        *_honesty(found),
+    ]  # fmt: skip
     if quick:
         figures = [Figure(one.name, one.value, one.unit) for one in figures]
     return Report(
@@ -130,6 +135,21 @@ def _rates(found: Found) -> list[Figure]:
     ]  # fmt: skip
 
 
+def _slowest(found: Found) -> list[Figure]:
+    quiet = _together(found.tails[QUIET]).percentile_ms(99.9)
+    return [
+        Figure(
+            f"p99.9, {name} / {QUIET}", _together(found.tails[name]).percentile_ms(99.9) / quiet,
+            aim="<= 1.25",
+        )
+        for name in (SCRAPED, SWAPPED)
+    ]  # fmt: skip
+
+
+def _together(measured: Sequence[Measurement]) -> Latencies:
+    return Latencies.merged(one.latencies.encode() for one in measured)
+
+
 def _memory(found: Found) -> list[Figure]:
     usage = found.pairs[-1].by_stack[OURS][-1].usage
     if usage is None:
@@ -185,6 +205,11 @@ def _sections(found: Found) -> tuple[Section, ...]:
             "The x axis counts nines: 1 is p90, 2 is p99, 3 is p99.9. All rounds together.",
             (_percentiles(found),),
         ),
+        Section(
+            "Slowest answers",
+            f"This stack, {found.tails[QUIET][0].plan.rate:g} requests/s, all rounds together.",
+            (_tails_table(found.tails),),
+        ),
         Section("Beside the stacks", "Medians over all rounds.", (_beside_table(found),)),
     )
 
@@ -228,7 +253,7 @@ def _percentiles(found: Found) -> LineChart:
     alone = found.of("1 clients")
     return percentile_plot({
         **{
-            stack: Latencies.merged(one.latencies.encode() for one in measured)
+            stack: _together(measured)
             for stack, measured in alone.by_stack.items()
         },
         **{
@@ -236,6 +261,15 @@ def _percentiles(found: Found) -> LineChart:
             for name, each in _beside(found).items()
         },
     })  # fmt: skip
+
+
+def _tails_table(tails: Tails) -> Table:
+    rows: tuple[tuple[str | float, ...], ...] = tuple(
+        (name, latencies.count, *(latencies.percentile_ms(each) for each in (50, 99, 99.9, 100)))
+        for name, measured in tails.items()
+        for latencies in (_together(measured),)
+    )
+    return Table(("meanwhile", "answers", "p50 ms", "p99 ms", "p99.9 ms", "longest ms"), rows)
 
 
 def _beside_table(found: Found) -> Table:

@@ -1,6 +1,7 @@
 """The stacks that are compared, over one generated release."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -59,6 +60,11 @@ class Prepared:
     def index_bytes(self) -> int:
         """The size of the index file."""
         return (self.store / part_path(Part.INDEX, RELEASE) / INDEX_FILE).stat().st_size
+
+    def linked(self, store: Path) -> "Prepared":
+        """Answer the same with a store of its own, for releases that are not to be kept."""
+        shutil.copytree(self.store, store, copy_function=os.link)
+        return Prepared(store, self.histories)
 
     @property
     def users(self) -> tuple[str, ...]:
