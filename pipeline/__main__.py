@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pipeline.demo_data import fetch_movielens_100k
 from pipeline.errors import DemoDataError, StepError
-from pipeline.options import PreprocessOptions, RunOptions, TrainOptions
+from pipeline.options import GateOptions, PreprocessOptions, RunOptions, TrainOptions
 from pipeline.report import report_run
 from pipeline.run import STEPS, RunResult, run
 from reporting import print_report, write_report
@@ -52,12 +52,29 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     min_article_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_article_views,
     max_test_users: Annotated[int, typer.Option(min=1)] = RunOptions.max_test_users,
     recall_target: Annotated[float, typer.Option(min=0.5, max=1.0)] = RunOptions.recall_target,
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="HR or NDCG below the release in service, same users"),
+    ] = GateOptions.max_drop,
+    max_fall: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="HR or NDCG below what that release had when it came"),
+    ] = GateOptions.max_fall,
+    max_shrink: Annotated[
+        float, typer.Option(min=0, max=1, help="Articles below the release in service")
+    ] = GateOptions.max_shrink,
+    max_age_hours: Annotated[
+        float | None, typer.Option(min=0, help="Of the newest event; default: any age")
+    ] = None,
+    publish_anyway: Annotated[
+        bool, typer.Option("--publish-anyway", help="Publish what does not pass the gate")
+    ] = False,
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Evaluate with articles already viewed")
     ] = False,
     seed: Annotated[int, typer.Option()] = TrainOptions.seed,
 ) -> None:
-    """Collect, preprocess, train, export, evaluate, index and publish."""
+    """Collect, preprocess, train, export, evaluate, index, judge and publish."""
     started = time.monotonic()
     training = TrainOptions(
         dimension=dimension,
@@ -74,6 +91,14 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
             release=release or int(time.time()),
             preprocess=PreprocessOptions(min_article_views=min_article_views),
             train=training,
+            gate=GateOptions(
+                max_drop=max_drop,
+                max_fall=max_fall,
+                max_shrink=max_shrink,
+                max_age_hours=max_age_hours,
+                min_recall=recall_target,
+                publish_anyway=publish_anyway,
+            ),
             remove_seen=not keep_seen,
             max_test_users=max_test_users,
             recall_target=recall_target,
@@ -89,6 +114,10 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         print(" ".join(str(error).split()), file=sys.stderr)
         raise typer.Exit(1) from None
     print_report(report)
+    if result.manifest is None:
+        print(f"gate: release {result.release} is not published: "
+              f"{'; '.join(result.decision.reasons)}", file=sys.stderr)  # fmt: skip
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.baselines import PopularityBaseline, TransitionsBaseline
 from pipeline.export import ExportedModel, ServedTower
+from pipeline.in_service import ReleaseInService
 from pipeline.metrics import RankingMetrics, measure, rank_targets, top_columns
 from pipeline.preprocess import PreparedArrays, PreparedData
 
@@ -24,6 +25,8 @@ class Evaluation:
     model: RankingMetrics
     popularity: RankingMetrics
     transitions: RankingMetrics
+    in_service: RankingMetrics | None
+    """Of the release in service, on the same users and among the articles of this one."""
     user_count: int
     test_user_count: int
     """Users with a test target, of whom `user_count` were asked."""
@@ -60,34 +63,51 @@ class _Model:
         return vectors @ self._articles.T
 
 
+class _InService:
+    """The release in service; an article that it does not have comes last, at the end of all."""
+
+    def __init__(self, release: ReleaseInService, arrays: PreparedArrays) -> None:
+        self._tower = ServedTower(release.saved_model)
+        self._arrays = arrays
+        columns = _columns(arrays.vocabulary, release.article_ids())
+        self._columns = columns[columns >= 0]
+        self._articles = release.article_vectors()[columns >= 0]
+
+    def scores(self, users: NDArray[np.int64]) -> NDArray[Any]:
+        histories = self._arrays.test_histories(users)
+        vectors, _ = self._tower.user_vectors(histories, self._arrays.target_regions[users])
+        scores = np.full((len(users), len(self._arrays.vocabulary)), -np.inf, np.float32)
+        scores[:, self._columns] = vectors @ self._articles.T
+        return scores
+
+
 def evaluate(
     exported: ExportedModel,
     prepared: PreparedData,
+    in_service: ReleaseInService | None = None,
     *,
     remove_seen: bool = True,
     max_users: int = 10_000,
     seed: int = 1,
 ) -> Evaluation:
-    """Rank each test user's last view among all articles, by the model and by the baselines.
+    """Rank each test user's last view among all articles, by the model, by the baselines and by the
+    release in service.
 
     Of more than `max_users` test users a uniform sample is asked.
     """
     arrays = prepared.load()
     tested = np.flatnonzero(arrays.targets >= 0)
     users = np.sort(np.random.default_rng(seed).permutation(tested)[:max_users])
-    columns = _target_columns(arrays, users)
-    scorers: tuple[_Scorer, ...] = (
-        _Model(exported, arrays),
-        PopularityBaseline(arrays),
-        TransitionsBaseline(arrays),
-    )
-    model, popularity, transitions = (
-        _measure(scorer, arrays, users, columns, remove_seen=remove_seen) for scorer in scorers
-    )
+    columns = _columns(arrays.vocabulary, arrays.targets[users])
+
+    def measured(scorer: _Scorer) -> RankingMetrics:
+        return _measure(scorer, arrays, users, columns, remove_seen=remove_seen)
+
     return Evaluation(
-        model=model,
-        popularity=popularity,
-        transitions=transitions,
+        model=measured(_Model(exported, arrays)),
+        popularity=measured(PopularityBaseline(arrays)),
+        transitions=measured(TransitionsBaseline(arrays)),
+        in_service=None if in_service is None else measured(_InService(in_service, arrays)),
         user_count=len(users),
         test_user_count=len(tested),
         unknown_targets=int((columns < 0).sum()),
@@ -115,12 +135,12 @@ def _measure(
     return measure(np.concatenate(ranks), answered, article_count)
 
 
-def _target_columns(arrays: PreparedArrays, users: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Column of each user's target in the vocabulary, -1 where it is not in it."""
-    ascending = np.argsort(arrays.vocabulary)
-    places = np.searchsorted(arrays.vocabulary, arrays.targets[users], sorter=ascending)
+def _columns(vocabulary: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Name the column of each id in the vocabulary, -1 where it is not in it."""
+    ascending = np.argsort(vocabulary)
+    places = np.searchsorted(vocabulary, ids, sorter=ascending)
     found = ascending[np.minimum(places, len(ascending) - 1)]
-    return np.where(arrays.vocabulary[found] == arrays.targets[users], found, -1)
+    return np.where(vocabulary[found] == ids, found, -1)
 
 
 def _seen(arrays: PreparedArrays, users: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["PreprocessOptions", "RunOptions", "TowerSettings", "TrainOptions"]
+__all__ = ["GateOptions", "PreprocessOptions", "RunOptions", "TowerSettings", "TrainOptions"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,24 @@ class TowerSettings:
 
 
 @dataclass(frozen=True)
+class GateOptions:
+    """What a release must be to be published."""
+
+    max_drop: float = 0.1
+    """Of HR@200 or NDCG@200 below those of the release in service, on the same users; a share."""
+    max_fall: float = 0.3
+    """The same below what the release in service had when it came, on other users of other days."""
+    max_shrink: float = 0.2
+    """Of the vocabulary below that of the release in service."""
+    min_recall: float = 0.99
+    """Of the 200 nearest articles that the index finds."""
+    max_age_hours: float | None = None
+    """Of the newest event; None: any, for logs that are no longer written to."""
+    publish_anyway: bool = False
+    """Whether a release that does not pass is published all the same."""
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """One run, from a file of events to a published release."""
 
@@ -59,6 +77,7 @@ class RunOptions:
     """Unix second of the run's start; the id of what is published."""
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
+    gate: GateOptions = field(default_factory=GateOptions)
     remove_seen: bool = True
     """Whether the evaluation leaves out what a user has already viewed."""
     max_test_users: int = 10_000

@@ -12,19 +12,19 @@ TARGET: Final = "pipeline"
 
 
 def report_run(result: RunResult, seconds_total: float) -> Report:
-    """Put the results of a run into one report; nothing in it is a must."""
+    """Put the results of a run into one report; its musts are the gate's."""
     return Report(
         target=TARGET,
         figures=_figures(result, seconds_total),
         details={"manifest": _manifest_details(result), "data": _data_details(result)},
-        sections=(_ranking(result), _training(result), _data(result)),
+        sections=(_gate(result), _ranking(result), _training(result), _data(result)),
     )
 
 
 def _figures(result: RunResult, seconds_total: float) -> tuple[Figure, ...]:
     metrics = result.evaluation.offline_metrics()
     values: dict[str, tuple[float, str]] = {
-        "release": (result.manifest.release, "unix second"),
+        "release": (result.release, "unix second"),
         **{name: (value, "share") for name, value in metrics.items()},
         "index_recall_at_200": (result.indexed.recall_at_200, "share"),
         "index_lists": (result.indexed.lists, "lists"),
@@ -32,10 +32,13 @@ def _figures(result: RunResult, seconds_total: float) -> tuple[Figure, ...]:
         "train_seconds": (result.trained.seconds, "s"),
         "seconds_total": (seconds_total, "s"),
     }
-    return tuple(Figure(name, value, unit) for name, (value, unit) in values.items())
+    figures = (Figure(name, value, unit) for name, (value, unit) in values.items())
+    return (*figures, *result.decision.checks)
 
 
-def _manifest_details(result: RunResult) -> dict[str, Any]:
+def _manifest_details(result: RunResult) -> dict[str, Any] | None:
+    if result.manifest is None:
+        return None
     names = {"run_started", "data", "dimension", "article_count", "index", "versions"}
     return result.manifest.model_dump(mode="json", include=names)
 
@@ -55,6 +58,22 @@ def _data_details(result: RunResult) -> dict[str, int]:
     }
 
 
+def _gate(result: RunResult) -> Section:
+    decision = result.decision
+    if decision.accepted:
+        what = f"Release {result.release} passed every check and was published."
+    elif result.manifest is not None:
+        what = f"Release {result.release} did not pass and was published all the same, as told."
+    else:
+        what = f"Release {result.release} was refused; the store is as it was."
+    rows = tuple(
+        (one.name, float(one.value), one.unit, one.must or "", "yes" if one.holds else "no")
+        for one in decision.checks
+        if isinstance(one.value, float | int)
+    )
+    return Section("Gate", what, (Table(("check", "found", "", "must be", "holds"), rows),))
+
+
 def _ranking(result: RunResult) -> Section:
     evaluation = result.evaluation
     ranked = {
@@ -62,6 +81,8 @@ def _ranking(result: RunResult) -> Section:
         "transitions": evaluation.transitions,
         "popularity": evaluation.popularity,
     }
+    if evaluation.in_service is not None:
+        ranked["release in service"] = evaluation.in_service
     cutoffs = [f"{name}@{k}" for name in ("HR", "NDCG") for k in CUTOFFS]
     table = Table(
         headings=("", *cutoffs, "MRR", "coverage@200"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from releases.store import ReleaseStore
 if TYPE_CHECKING:
     # These load TensorFlow; a wrong option or a bad file of events is told before that.
     from pipeline.evaluate import Evaluation
+    from pipeline.gate import Decision
     from pipeline.index import IndexedArticles
     from pipeline.train import TrainedModel
     from releases.manifest import Manifest
 
 __all__ = ["STEPS", "OnProgress", "RunResult", "run"]
 
-STEPS: Final = ("collect", "preprocess", "train", "export", "evaluate", "index", "publish")
+STEPS: Final = ("collect", "preprocess", "train", "export", "evaluate", "index", "gate", "publish")
 
 OnProgress = Callable[[str, float, str], None]
 """Told the step, the share of it that is done (0 to 1), and what to show beside it."""
@@ -41,7 +43,10 @@ _CAUSES: Final = (PipelineError, ReleaseError, BuildError, OSError, duckdb.Error
 class RunResult:
     """What a run made, step by step."""
 
-    manifest: Manifest
+    manifest: Manifest | None
+    """Of the published release; None where the gate refused it."""
+    release: int
+    decision: Decision
     collected: CollectedEvents
     prepared: PreparedData
     trained: TrainedModel
@@ -52,9 +57,10 @@ class RunResult:
 def run(
     options: RunOptions, on_progress: OnProgress = lambda _step, _share, _message: None
 ) -> RunResult:
-    """Run every step and publish. Raises StepError, whose message is `step: cause`.
+    """Run every step and publish what the gate lets through.
 
-    A run that fails leaves the store as it was.
+    Raises StepError, whose message is `step: cause`. A run that fails, or whose release is refused,
+    leaves the store as it was.
     """
     with _naming("publish"):
         _refuse_published(options)
@@ -72,7 +78,15 @@ def _learn_and_publish(
     on_progress: OnProgress,
 ) -> RunResult:
     with without_native_messages():
-        from pipeline import evaluate, export, index, publish, train  # noqa: PLC0415 - see above
+        from pipeline import (  # noqa: PLC0415 - see above
+            evaluate,
+            export,
+            gate,
+            in_service,
+            index,
+            publish,
+            train,
+        )
 
     def on_round(done: train.Round) -> None:
         share = min(1.0, done.seconds / options.train.max_train_seconds)
@@ -86,9 +100,11 @@ def _learn_and_publish(
         shutil.rmtree(staging, ignore_errors=True)
         exported = export.export(trained, prepared, staging, options.release)
     with _step("evaluate", on_progress):
+        rival = in_service.fetch_release_in_service(options.store, options.workdir)
         evaluation = evaluate.evaluate(
             exported,
             prepared,
+            rival,
             remove_seen=options.remove_seen,
             max_users=options.max_test_users,
         )
@@ -96,9 +112,24 @@ def _learn_and_publish(
         indexed = index.index_articles(
             exported, prepared, collected, recall_target=options.recall_target
         )
-    with _step("publish", on_progress):
-        manifest = publish.publish_release(exported, indexed, evaluation, prepared, options.store)
-    return RunResult(manifest, collected, prepared, trained, evaluation, indexed)
+    with _step("gate", on_progress):
+        decision = gate.decide(
+            options.gate,
+            evaluation,
+            indexed,
+            prepared,
+            None if rival is None else rival.manifest,
+            time.time(),
+        )
+    manifest = None
+    if decision.accepted or options.gate.publish_anyway:
+        with _step("publish", on_progress):
+            manifest = publish.publish_release(
+                exported, indexed, evaluation, prepared, options.store
+            )
+    return RunResult(
+        manifest, options.release, decision, collected, prepared, trained, evaluation, indexed
+    )
 
 
 def _refuse_published(options: RunOptions) -> None:
