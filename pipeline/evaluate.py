@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from pipeline.baselines import PopularityBaseline, TransitionsBaseline
 from pipeline.export import ExportedModel, ServedTower
-from pipeline.in_service import ReleaseInService
 from pipeline.metrics import RankingMetrics, measure, rank_targets, top_columns
 from pipeline.preprocess import PreparedArrays, PreparedData
 
@@ -66,12 +65,12 @@ class _Model:
 class _InService:
     """The release in service; an article that it does not have comes last, at the end of all."""
 
-    def __init__(self, release: ReleaseInService, arrays: PreparedArrays) -> None:
-        self._tower = ServedTower(release.saved_model)
+    def __init__(self, exported: ExportedModel, arrays: PreparedArrays) -> None:
+        self._tower = ServedTower(exported.saved_model)
         self._arrays = arrays
-        columns = _columns(arrays.vocabulary, release.article_ids())
+        columns = _columns(arrays.vocabulary, exported.article_ids())
         self._columns = columns[columns >= 0]
-        self._articles = release.article_vectors()[columns >= 0]
+        self._articles = exported.article_vectors()[columns >= 0]
 
     def scores(self, users: NDArray[np.int64]) -> NDArray[Any]:
         histories = self._arrays.test_histories(users)
@@ -84,7 +83,7 @@ class _InService:
 def evaluate(
     exported: ExportedModel,
     prepared: PreparedData,
-    in_service: ReleaseInService | None = None,
+    in_service: ExportedModel | None = None,
     *,
     remove_seen: bool = True,
     max_users: int = 10_000,

@@ -104,7 +104,7 @@ def _learn_and_publish(
         evaluation = evaluate.evaluate(
             exported,
             prepared,
-            rival,
+            None if rival is None else rival.exported,
             remove_seen=options.remove_seen,
             max_users=options.max_test_users,
         )

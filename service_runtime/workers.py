@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from enum import Enum, auto
 from multiprocessing.connection import Connection
@@ -145,8 +145,7 @@ class _Member:
         )
 
 
-async def _conduct(lines: Iterable[_Line], on_listening: Callable[[], None]) -> None:
-    lines = list(lines)
+async def _conduct(lines: Sequence[_Line], on_listening: Callable[[], None]) -> None:
     for line in lines:
         await line.said(_Word.LISTENING)
     on_listening()
@@ -191,8 +190,7 @@ def _work(
     sys.exit(run_with(settings, serve_worker))
 
 
-async def _end(settings: ServerSettings, team: Iterable[_Member]) -> None:
-    team = list(team)
+async def _end(settings: ServerSettings, team: Sequence[_Member]) -> None:
     for member in team:
         member.process.terminate()
     await asyncio.gather(*(asyncio.to_thread(_join, settings, one.process) for one in team))

@@ -59,14 +59,15 @@ class Size:
     rates: tuple[float, ...]
     ladder: Ladder
     """Where the highest rate is searched."""
-    tails: tuple[float, float, int]
-    """Rate, seconds and rounds of the slowest answers."""
+    tails_rate: float
+    tails_seconds: float
+    tails_rounds: int
 
 
 # A ratio of 1.5 is to be seen, so steps are smaller than that.
 _LADDER: Final = Ladder([round(40 * 1.35**step) for step in range(13)], 3)
-FULL: Final = Size(1_000_000, 5, 3.0, 0.5, (50, 100, 200, 500), _LADDER, (100, 8.0, 3))
-QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), Ladder((50.0,), 1), (50, 2.0, 1))
+FULL: Final = Size(1_000_000, 5, 3.0, 0.5, (50, 100, 200, 500), _LADDER, 100, 8.0, 3)
+QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), Ladder((50.0,), 1), 50, 2.0, 1)
 
 
 def main() -> int:
@@ -112,11 +113,11 @@ def _measure(directory: Path, size: Size, console: Console) -> Found:
                 stacks, plans[0], _BUDGET_MS, size.ladder,
                 between=lambda: progress.advance(task),
             )  # fmt: skip
-            rate, seconds, rounds = size.tails
-            task = progress.add_task("slowest answers", total=3 * rounds)
+            plan = replace(plans[0], rate=size.tails_rate, clients=None, seconds=size.tails_seconds)
+            task = progress.add_task("slowest answers", total=3 * size.tails_rounds)
             tails = measure_tails(
-                stacks[OURS], ours.store, replace(plans[0], rate=rate, clients=None,
-                seconds=seconds), rounds, between=lambda: progress.advance(task),
+                stacks[OURS], ours.store, plan, size.tails_rounds,
+                between=lambda: progress.advance(task),
             )  # fmt: skip
     return Found(
         pairs, tails, beside.floor, beside.bare_search, beside.null_call, highest, _BUDGET_MS,

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from loadtest.bench import comparison
 from loadtest.bench.catalogue import DIMENSION, generate
-from loadtest.bench.comparison import OURS, PLAIN_CHAIN, Pairs
+from loadtest.bench.comparison import OURS, PLAIN_CHAIN, Ladder, Pairs, highest_rates
 from loadtest.bench.report import p50
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement
@@ -64,6 +65,25 @@ def test_a_rate_is_sustained_when_every_round_was_answered():
     assert pairs.plain_sustains
     pairs.by_stack[PLAIN_CHAIN].append(measured(1, personalized=98))
     assert not pairs.plain_sustains
+
+
+def test_the_highest_rate_is_the_last_rung_that_most_rounds_keep(monkeypatch):
+    """One bad round is the machine's; a rung missed between two that are kept is too."""
+    late = {OURS: {(20.0, 2), (40.0, 1), (40.0, 2), (160.0, 1), (160.0, 3), (320.0, 1), (320.0, 2)},
+            PLAIN_CHAIN: {(10.0, 1), (10.0, 2), (20.0, 1), (20.0, 2)}}  # fmt: skip
+    asked = []
+
+    def measure_stack(stack, plan):
+        asked.append((stack, plan.rate))
+        return measured(11 if (plan.rate, plan.seed) in late[stack] else 9)
+
+    monkeypatch.setattr(comparison, "measure_stack", measure_stack)
+    names = {name: name for name in (OURS, PLAIN_CHAIN)}
+    ladder = Ladder((10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0), 3)
+    found = highest_rates(names, PLAN, 10.0, ladder, between=lambda: None)
+    assert found == {OURS: 80.0, PLAIN_CHAIN: 0.0}
+    assert max(rate for stack, rate in asked if stack == OURS) == 320.0
+    assert max(rate for stack, rate in asked if stack == PLAIN_CHAIN) == 20.0
 
 
 @pytest.fixture(scope="session")

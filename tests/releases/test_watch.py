@@ -10,25 +10,13 @@ import pytest
 
 from releases.checksums import OnBytes, ignore_bytes
 from releases.errors import StoreError
-from releases.layout import Part
 from releases.local import local_manifests, local_releases
 from releases.manifest import Manifest
 from releases.store import Listing, ReleaseStore
 from releases.sync import Mirror
 from releases.watch import watch
+from tests.releases.mirroring import SERVED, held
 from tests.support.releases import publish_tiny
-
-SERVED = (Part.MODEL, Part.INDEX)
-
-
-def held(manifests: list[Manifest]) -> list[int]:
-    return [manifest.release for manifest in manifests]
-
-
-def damage_in_store(store: ReleaseStore, release: int) -> Path:
-    path = Path(store.url) / f"indexes/items/{release}/items.faiss"
-    path.write_bytes(path.read_bytes()[:-1] + b"~")
-    return path
 
 
 class UnsteadyStore(ReleaseStore):
