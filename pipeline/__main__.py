@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -17,9 +18,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pipeline.demo_data import fetch_movielens_100k
 from pipeline.errors import DemoDataError, StepError
+from pipeline.holdout import Split
 from pipeline.options import GateOptions, PreprocessOptions, RunOptions, TrainOptions
 from pipeline.report import report_run
-from pipeline.run import STEPS, RunResult, run
+from pipeline.run import RunResult, run
+from pipeline.steps import REQUIRES, STEPS, run_step
 from reporting import print_report, write_report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -50,7 +53,17 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     max_epochs: Annotated[int, typer.Option(min=1)] = TrainOptions.max_epochs,
     dimension: Annotated[int, typer.Option(min=4, max=1024)] = TrainOptions.dimension,
     min_article_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_article_views,
-    max_test_users: Annotated[int, typer.Option(min=1)] = RunOptions.max_test_users,
+    min_user_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_user_views,
+    split: Annotated[
+        Split, typer.Option(help="Held out: what came last, or the last view of each user")
+    ] = PreprocessOptions.split,
+    max_test_users: Annotated[int, typer.Option(min=1)] = PreprocessOptions.max_test_users,
+    window_days: Annotated[
+        float | None, typer.Option(min=0, help="How far back events count; default: all")
+    ] = None,
+    beam: Annotated[
+        list[str] | None, typer.Option(help="An option of Beam's, such as --runner=DataflowRunner")
+    ] = None,
     recall_target: Annotated[float, typer.Option(min=0.5, max=1.0)] = RunOptions.recall_target,
     max_drop: Annotated[
         float,
@@ -74,7 +87,10 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = False,
     seed: Annotated[int, typer.Option()] = TrainOptions.seed,
 ) -> None:
-    """Collect, preprocess, train, export, evaluate, index, judge and publish."""
+    """Collect, preprocess, train, export, evaluate, index, copy, judge and publish.
+
+    A run that was killed is gone on with by the same command.
+    """
     started = time.monotonic()
     training = TrainOptions(
         dimension=dimension,
@@ -87,9 +103,15 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
             events=_events(events, demo_data),
             items=items,
             store=store,
-            workdir=workdir,
-            release=release or int(time.time()),
-            preprocess=PreprocessOptions(min_article_views=min_article_views),
+            window_days=window_days,
+            release=release,
+            preprocess=PreprocessOptions(
+                min_article_views=min_article_views,
+                min_user_views=min_user_views,
+                split=split,
+                max_test_users=max_test_users,
+                beam_arguments=tuple(beam or ()),
+            ),
             train=training,
             gate=GateOptions(
                 max_drop=max_drop,
@@ -100,13 +122,12 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
                 publish_anyway=publish_anyway,
             ),
             remove_seen=not keep_seen,
-            max_test_users=max_test_users,
             recall_target=recall_target,
         )
         with _reporting_to(report_dir or workdir) as directory:
             # Now rather than after the training.
             directory.mkdir(parents=True, exist_ok=True)
-        result = _run_with_progress(options)
+        result = _run_with_progress(options, workdir)
         report = report_run(result, time.monotonic() - started)
         with _reporting_to(report_dir or workdir) as directory:
             write_report(report, directory)
@@ -118,6 +139,29 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         print(f"gate: release {result.release} is not published: "
               f"{'; '.join(result.decision.reasons)}", file=sys.stderr)  # fmt: skip
         raise typer.Exit(1)
+
+
+@app.command("step")
+def step_command(
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STEPS)}")],
+    options: Annotated[typer.FileText, typer.Option(help="The run's options as JSON; - for stdin")],
+    output: Annotated[Path, typer.Option(help="The folder that the step writes")],
+    folders: Annotated[
+        list[str] | None, typer.Option("--input", help="STEP=FOLDER, for each step it reads")
+    ] = None,
+) -> None:
+    """Run a single step, in a process of its own."""
+    if name not in REQUIRES:
+        raise typer.BadParameter(f"{name} is no step; the steps are {', '.join(STEPS)}")
+    inputs = {step: Path(folder) for step, _, folder in (one.partition("=") for one in folders or ())}
+    missing = [step for step in REQUIRES[name] if step not in inputs]
+    if missing:
+        raise typer.BadParameter(f"{name} also reads --input {missing[0]}=FOLDER")
+    try:
+        run_step(name, TypeAdapter(RunOptions).validate_json(options.read()), inputs, output)
+    except StepError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 @contextmanager
@@ -140,7 +184,7 @@ def _events(events: Path | None, demo_data: Path | None) -> Path:
         raise StepError("collect", cause) from cause
 
 
-def _run_with_progress(options: RunOptions) -> RunResult:
+def _run_with_progress(options: RunOptions, workdir: Path) -> RunResult:
     columns = (
         TextColumn("{task.description:<11}"),
         BarColumn(),
@@ -161,7 +205,7 @@ def _run_with_progress(options: RunOptions) -> RunResult:
             if message:
                 progress.update(tasks[step], message=message)
 
-        return run(options, on_progress)
+        return run(options, workdir, on_progress)
 
 
 if __name__ == "__main__":

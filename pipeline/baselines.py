@@ -1,63 +1,95 @@
 """What the model must beat: popularity, and first-order transitions."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
-from pipeline.preprocess import PreparedArrays
+from pipeline.examples import parse_examples
+from pipeline.prepared import PreparedData, UserSample
 
-__all__ = ["PopularityBaseline", "TransitionsBaseline"]
+__all__ = ["PopularityBaseline", "Successions", "TransitionsBaseline", "count_successions", "newest_known"]
+
+_EXAMPLES_AT_ONCE: Final = 8_192
 
 
 class PopularityBaseline:
     """Every user gets the most viewed articles."""
 
-    def __init__(self, arrays: PreparedArrays) -> None:
-        self._views = arrays.article_views.astype(np.float64)
+    def __init__(self, article_views: NDArray[np.int64]) -> None:
+        self._views = article_views.astype(np.float64)
 
     def scores(self, users: NDArray[np.int64]) -> NDArray[Any]:
         """Score all articles of the vocabulary, [users, articles]."""
         return np.broadcast_to(self._views, (len(users), len(self._views)))
 
 
+class Successions:
+    """How often each article came right after another, as compressed rows by the former.
+
+    Articles are indices into the vocabulary plus one.
+    """
+
+    def __init__(
+        self, former: NDArray[np.int64], latter: NDArray[np.int64], article_count: int
+    ) -> None:
+        size = article_count + 1
+        pairs, self._counts = np.unique(former * size + latter, return_counts=True)
+        self._begins = np.searchsorted(pairs // size, np.arange(size + 1))
+        self._latter = pairs % size
+
+    def after(self, article: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Name the articles that came after this one, and how often."""
+        row = slice(self._begins[article], self._begins[article + 1])
+        return self._latter[row], self._counts[row]
+
+
+def count_successions(prepared: PreparedData) -> Successions:
+    """Read them off all examples: the newest known view of each, and the view that came."""
+    files = [str(file) for file in (*prepared.examples, *prepared.validation_examples)]
+    records = tf.data.TFRecordDataset(files, compression_type="GZIP")
+    former, latter = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for batch in records.batch(_EXAMPLES_AT_ONCE).map(parse_examples).as_numpy_iterator():
+        newest = _first_known(batch["history"])
+        former.append(newest[newest > 0])
+        latter.append(batch["label"][newest > 0] + 1)
+    return Successions(np.concatenate(former), np.concatenate(latter), prepared.article_count)
+
+
 class TransitionsBaseline:
     """Articles that most often came right after the user's newest view, then popular ones."""
 
-    def __init__(self, arrays: PreparedArrays) -> None:
-        self._article_count = len(arrays.vocabulary)
-        views = arrays.article_views
-        self._popularity = views / (views.max() + 1.0)  # below one succession
-        self._newest = _newest_known(arrays)
-        self._begins, self._following, self._counts = _successions(arrays)
+    def __init__(
+        self,
+        successions: Successions,
+        article_views: NDArray[np.int64],
+        newest: NDArray[np.int64],
+    ) -> None:
+        """`newest`: index of each user's newest known view, 0 where there is none."""
+        self._popularity = article_views / (article_views.max() + 1.0)  # below one succession
+        self._successions, self._newest = successions, newest
 
     def scores(self, users: NDArray[np.int64]) -> NDArray[Any]:
         """Score all articles of the vocabulary, [users, articles]."""
         scores = np.tile(self._popularity, (len(users), 1))
         for row, newest in enumerate(self._newest[users]):
-            of_newest = slice(self._begins[newest], self._begins[newest + 1])
-            scores[row, self._following[of_newest] - 1] += self._counts[of_newest]
+            following, counts = self._successions.after(newest)
+            scores[row, following - 1] += counts
         return scores
 
 
-def _newest_known(arrays: PreparedArrays) -> NDArray[np.int64]:
-    """Index of each user's newest known view; 0 where there is none."""
-    newest = np.zeros(len(arrays.targets), np.int64)
-    known = arrays.articles > 0
-    newest[arrays.owners()[known]] = arrays.articles[known]  # the last assignment stays
+def newest_known(sample: UserSample, indices: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Name each user's newest view of a known article before the target; `indices` by view."""
+    newest = np.zeros(len(sample.targets), np.int64)
+    owners = np.repeat(np.arange(len(sample.targets)), np.diff(sample.offsets))
+    known = indices > 0
+    newest[owners[known]] = indices[known]  # the last assignment stays
     return newest
 
 
-def _successions(
-    arrays: PreparedArrays,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Count pairs of consecutive known views, as compressed rows by the first of the pair."""
-    known = arrays.articles > 0
-    articles, owners = arrays.articles[known].astype(np.int64), arrays.owners()[known]
-    together = owners[1:] == owners[:-1]
-    size = len(arrays.vocabulary) + 1
-    pairs, counts = np.unique(
-        articles[:-1][together] * size + articles[1:][together], return_counts=True
-    )
-    begins = np.searchsorted(pairs // size, np.arange(size + 1))
-    return begins, pairs % size, counts
+def _first_known(histories: NDArray[np.int64]) -> NDArray[np.int64]:
+    column = np.argmax(histories > 0, axis=1)
+    newest: NDArray[np.int64] = histories[np.arange(len(histories)), column]
+    return newest

@@ -9,6 +9,7 @@ import duckdb
 from pipeline._tables import Table, open_table, reading, whole_number
 from pipeline.errors import EventsError
 from pipeline.items import collect_items
+from pipeline.records import StepRecord
 
 __all__ = ["CollectedEvents", "collect"]
 
@@ -18,17 +19,7 @@ _SHOWN_CHARACTERS: Final = 60
 
 
 @dataclass(frozen=True)
-class CollectedEvents:
-    """The table of events and what was counted on the way.
-
-    `events` is Parquet with `user_id` text, `article_id` int64, `region_id` int64 (-1: unknown)
-    and `viewed_at` int64 (unix seconds), ordered by user, time and place in the source file.
-    `items` is Parquet with `article_id` int64, `title` text and one int64 column for each
-    attribute (-1: none), or None when no items were given.
-    """
-
-    events: Path
-    items: Path | None
+class CollectedEvents(StepRecord):
     event_count: int
     user_count: int
     article_count: int
@@ -36,28 +27,42 @@ class CollectedEvents:
     has_regions: bool
     first_event: int
     last_event: int
+    has_items: bool
+
+    @property
+    def histories(self) -> tuple[Path, ...]:
+        return tuple(sorted((self.directory / "histories").glob("*.parquet")))
+
+    @property
+    def article_views(self) -> Path:
+        return self.directory / "article_views.parquet"
+
+    @property
+    def items(self) -> Path | None:
+        return self.directory / "items.parquet" if self.has_items else None
 
 
-def collect(events: Path, items: Path | None, workdir: Path) -> CollectedEvents:
-    """Read CSV or Parquet (gzip too) of `user_id,item_id,timestamp[,region_id]` into one table.
-
-    `timestamp` is unix seconds or ISO 8601. Other columns are ignored. A user's second view of
-    the same article at the same second is a duplicate and dropped. Raises EventsError or
-    ItemsError with the line of the first wrong value.
-    """
-    workdir.mkdir(parents=True, exist_ok=True)
+def collect(events: Path, items: Path | None, directory: Path) -> CollectedEvents:
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "histories").mkdir(exist_ok=True)
     table = open_table(events, EventsError, ("user_id", "item_id", "timestamp"))
-    target = workdir / "events.parquet"
+    target = directory / "events.parquet"
     with reading(events, EventsError) as connection:
         _parse(connection, table)
         _refuse_bad_values(connection, table)
         rows = _write_sorted(connection, target)
         counts = _count(connection, target)
+        connection.execute(f"""COPY (SELECT user_id, list(article_id ORDER BY n) AS article_ids,
+            list(region_id ORDER BY n) AS region_ids, list(viewed_at ORDER BY n) AS viewed_at FROM (SELECT *, row_number() OVER () AS n FROM read_parquet('{target}')) GROUP BY user_id ORDER BY user_id)
+            TO '{directory}/histories/part-00000.parquet' (FORMAT parquet, ROW_GROUP_SIZE 2048)""")
+        connection.execute(f"""COPY (SELECT article_id, region_id, count(*) AS views FROM read_parquet('{target}') GROUP BY ALL)
+            TO '{directory}/article_views.parquet' (FORMAT parquet)""")
     if not rows:
         raise EventsError(f"{events}: the file has a header and no events")
+    if items is not None:
+        collect_items(items, directory)
     return CollectedEvents(
-        events=target,
-        items=None if items is None else collect_items(items, workdir),
+        directory=directory,
         duplicates_dropped=rows - counts[0],
         event_count=counts[0],
         user_count=counts[1],
@@ -65,6 +70,7 @@ def collect(events: Path, items: Path | None, workdir: Path) -> CollectedEvents:
         has_regions=bool(counts[3]),
         first_event=counts[4],
         last_event=counts[5],
+        has_items=items is not None,
     )
 
 

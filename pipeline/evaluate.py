@@ -1,15 +1,23 @@
-"""The fifth step: leave-one-out over the whole catalogue, through the exported model."""
+"""The sixth step: held-out views ranked among the whole catalogue, by the exported model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.baselines import PopularityBaseline, TransitionsBaseline
+from pipeline.baselines import (
+    PopularityBaseline,
+    TransitionsBaseline,
+    count_successions,
+    newest_known,
+)
 from pipeline.export import ExportedModel, ServedTower
 from pipeline.metrics import RankingMetrics, measure, rank_targets, top_columns
-from pipeline.preprocess import PreparedArrays, PreparedData
+from pipeline.prepared import PreparedData, UserSample
+from pipeline.records import StepRecord
+from pipeline.transform import Vocabulary
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -18,7 +26,7 @@ _COVERAGE_K: Final = 200
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(StepRecord):
     """The model beside its baselines, on the same users and by the same rules."""
 
     model: RankingMetrics
@@ -32,6 +40,7 @@ class Evaluation:
     unknown_targets: int
     """Test targets outside of the vocabulary: always misses."""
     seen_removed: bool
+    in_service_release: int | None = None
 
     def offline_metrics(self) -> dict[str, float]:
         """Flatten into the names of the manifest, such as `popularity_hr_at_200`."""
@@ -51,102 +60,105 @@ class _Scorer(Protocol):
 
 
 class _Model:
-    def __init__(self, exported: ExportedModel, arrays: PreparedArrays) -> None:
+    def __init__(self, exported: ExportedModel, sample: UserSample) -> None:
         self._tower = ServedTower(exported.saved_model)
         self._articles = exported.article_vectors()
-        self._arrays = arrays
+        self._sample = sample
 
     def scores(self, users: NDArray[np.int64]) -> NDArray[Any]:
-        histories = self._arrays.test_histories(users)
-        vectors, _ = self._tower.user_vectors(histories, self._arrays.target_regions[users])
+        histories = self._sample.test_histories(users)
+        vectors, _ = self._tower.user_vectors(histories, self._sample.target_regions[users])
         return vectors @ self._articles.T
 
 
 class _InService:
     """The release in service; an article that it does not have comes last, at the end of all."""
 
-    def __init__(self, exported: ExportedModel, arrays: PreparedArrays) -> None:
-        self._tower = ServedTower(exported.saved_model)
-        self._arrays = arrays
-        columns = _columns(arrays.vocabulary, exported.article_ids())
-        self._columns = columns[columns >= 0]
-        self._articles = exported.article_vectors()[columns >= 0]
+    def __init__(
+        self, exported: ExportedModel, sample: UserSample, vocabulary: Vocabulary
+    ) -> None:
+        self._model = _Model(exported, sample)
+        self._article_count = len(vocabulary.ids)
+        indices = vocabulary.indices(exported.article_ids())
+        self._theirs = np.flatnonzero(indices)
+        self._columns = indices[self._theirs] - 1
 
     def scores(self, users: NDArray[np.int64]) -> NDArray[Any]:
-        histories = self._arrays.test_histories(users)
-        vectors, _ = self._tower.user_vectors(histories, self._arrays.target_regions[users])
-        scores = np.full((len(users), len(self._arrays.vocabulary)), -np.inf, np.float32)
-        scores[:, self._columns] = vectors @ self._articles.T
+        scores = np.full((len(users), self._article_count), -np.inf, np.float32)
+        scores[:, self._columns] = self._model.scores(users)[:, self._theirs]
         return scores
 
 
 def evaluate(
     exported: ExportedModel,
     prepared: PreparedData,
-    in_service: ExportedModel | None = None,
+    in_service: ExportedModel | None,
+    directory: Path,
     *,
     remove_seen: bool = True,
-    max_users: int = 10_000,
-    seed: int = 1,
 ) -> Evaluation:
-    """Rank each test user's last view among all articles, by the model, by the baselines and by the
-    release in service.
-
-    Of more than `max_users` test users a uniform sample is asked.
+    """Rank each sampled user's held-out view among all articles, by the model, by the baselines
+    and by the release in service.
     """
-    arrays = prepared.load()
-    tested = np.flatnonzero(arrays.targets >= 0)
-    users = np.sort(np.random.default_rng(seed).permutation(tested)[:max_users])
-    columns = _columns(arrays.vocabulary, arrays.targets[users])
-
-    def measured(scorer: _Scorer) -> RankingMetrics:
-        return _measure(scorer, arrays, users, columns, remove_seen=remove_seen)
-
+    sample, articles = prepared.sample(), prepared.graph.articles()
+    indices = articles.indices(sample.article_ids)
+    users = np.flatnonzero(sample.targets >= 0)
+    asked = _Asked(
+        sample, indices, users, articles.indices(sample.targets[users]).astype(np.int64) - 1,
+        len(articles.ids), remove_seen,
+    )  # fmt: skip
+    transitions = TransitionsBaseline(
+        count_successions(prepared), articles.counts, newest_known(sample, indices)
+    )
     return Evaluation(
-        model=measured(_Model(exported, arrays)),
-        popularity=measured(PopularityBaseline(arrays)),
-        transitions=measured(TransitionsBaseline(arrays)),
-        in_service=None if in_service is None else measured(_InService(in_service, arrays)),
+        directory=directory,
+        model=asked.measure(_Model(exported, sample)),
+        popularity=asked.measure(PopularityBaseline(articles.counts)),
+        transitions=asked.measure(transitions),
+        in_service=(
+            None
+            if in_service is None
+            else asked.measure(_InService(in_service, sample, articles))
+        ),
         user_count=len(users),
-        test_user_count=len(tested),
-        unknown_targets=int((columns < 0).sum()),
+        test_user_count=prepared.test_user_count,
+        unknown_targets=int((asked.columns < 0).sum()),
         seen_removed=remove_seen,
+        in_service_release=None if in_service is None else in_service.release,
     )
 
 
-def _measure(
-    scorer: _Scorer,
-    arrays: PreparedArrays,
-    users: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    *,
-    remove_seen: bool,
-) -> RankingMetrics:
-    ranks, answered = [], []
-    article_count = len(arrays.vocabulary)
-    at_once = max(1, _SCORES_AT_ONCE // article_count)
-    for begin in range(0, len(users), at_once):
-        chunk = slice(begin, begin + at_once)
-        scores = scorer.scores(users[chunk])
-        seen = _seen(arrays, users[chunk]) if remove_seen else np.zeros(scores.shape, bool)
-        ranks.append(rank_targets(scores, columns[chunk], seen))
-        answered.append(top_columns(scores, seen, _COVERAGE_K))
-    return measure(np.concatenate(ranks), answered, article_count)
+@dataclass(frozen=True)
+class _Asked:
+    """The users who are asked, and how an answer is measured."""
 
+    sample: UserSample
+    indices: NDArray[np.int32]
+    """Of the sample's views."""
+    users: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    """Of their targets in the vocabulary, -1 where one is not in it."""
+    article_count: int
+    remove_seen: bool
 
-def _columns(vocabulary: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Name the column of each id in the vocabulary, -1 where it is not in it."""
-    ascending = np.argsort(vocabulary)
-    places = np.searchsorted(vocabulary, ids, sorter=ascending)
-    found = ascending[np.minimum(places, len(ascending) - 1)]
-    return np.where(vocabulary[found] == ids, found, -1)
+    def measure(self, scorer: _Scorer) -> RankingMetrics:
+        ranks, answered = [np.zeros(0, np.int64)], []
+        at_once = max(1, _SCORES_AT_ONCE // self.article_count)
+        for begin in range(0, len(self.users), at_once):
+            users = self.users[begin : begin + at_once]
+            scores = scorer.scores(users)
+            seen = self._seen(users)
+            ranks.append(rank_targets(scores, self.columns[begin : begin + at_once], seen))
+            answered.append(top_columns(scores, seen, _COVERAGE_K))
+        return measure(np.concatenate(ranks), answered, self.article_count)
 
-
-def _seen(arrays: PreparedArrays, users: NDArray[np.int64]) -> NDArray[np.bool_]:
-    seen = np.zeros((len(users), len(arrays.vocabulary) + 1), bool)
-    for row, user in enumerate(users):
-        seen[row, arrays.articles[arrays.offsets[user] : arrays.offsets[user + 1]]] = True
-    return seen[:, 1:]  # column 0 stands for unknown
+    def _seen(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
+        seen = np.zeros((len(users), self.article_count + 1), bool)
+        if self.remove_seen:
+            for row, user in enumerate(users):
+                viewed = slice(self.sample.offsets[user], self.sample.offsets[user + 1])
+                seen[row, self.indices[viewed]] = True
+        return seen[:, 1:]  # column 0 stands for unknown
 
 
 def _flat(metrics: RankingMetrics) -> dict[str, float]:

@@ -1,88 +1,86 @@
-"""Training examples as places in the sequence of views; their windows are gathered when needed."""
+"""Training examples: what a user had viewed when a view came, and that view; their wire format."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import TooLittleDataError
-from pipeline.preprocess import PreparedArrays
-from pipeline.windows import history_windows
+from pipeline.windows import find_repeats, history_windows
+from releases.layout import HISTORY_LENGTH
 
-__all__ = ["Batch", "Examples", "split_examples"]
+__all__ = ["HISTORY", "LABEL", "REGION", "Examples", "cut_examples", "parse_examples"]
 
-_VALIDATION_USERS: Final = 5_000
-_VALIDATION_SHARE: Final = 0.2
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Inputs and labels of one step; `labels` are rows of the article vectors."""
-
-    history: NDArray[np.int32]
-    region: NDArray[np.int32]
-    labels: NDArray[np.int32]
+HISTORY: Final = "history"
+REGION: Final = "region"
+LABEL: Final = "label"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Views that serve as labels: their places in `PreparedArrays.articles`."""
+    """Rows of indices: history int64[n, 50] newest first, 0 padding or unknown; region int64[n], 0
+    unknown; label int64[n], a row of the article vectors.
+    """
 
-    arrays: PreparedArrays
-    places: NDArray[np.int64]
-    begins: NDArray[np.int64]
-    """Where the history of each example's user begins."""
+    history: NDArray[np.int64]
+    region: NDArray[np.int64]
+    label: NDArray[np.int64]
+    is_last: NDArray[np.bool_]
+    """bool[n]: whether it is the user's last example."""
+    users: NDArray[np.int64]
+    """int64[n]: whose example it is."""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.label)
 
-    def take(self, rows: Any) -> Self:
-        """Keep these examples, by index or by mask."""
-        return type(self)(self.arrays, self.places[rows], self.begins[rows])
-
-    def batch(self) -> Batch:
-        """Gather all of these examples at once."""
-        return Batch(
-            history=history_windows(
-                self.arrays.articles, self.arrays.repeats(), self.begins, self.places, 0
-            ),
-            region=self.arrays.regions[self.places],
-            labels=self.arrays.articles[self.places] - 1,
-        )
-
-    def chunks(self, size: int) -> Iterator[Batch]:
-        """Gather them in order, `size` at a time."""
-        for begin in range(0, len(self), size):
-            yield self.take(slice(begin, begin + size)).batch()
-
-    def shuffled_batches(self, size: int, random: np.random.Generator) -> Iterator[Batch]:
-        """Gather full batches for ever, each epoch in a new order."""
-        while True:
-            order = random.permutation(len(self))
-            for begin in range(0, len(order) - size + 1, size):
-                yield self.take(order[begin : begin + size]).batch()
+    def take(self, rows: NDArray[np.bool_]) -> pa.RecordBatch:
+        """Pick rows, as columns of lists: what the encoder of tf.train.Example takes."""
+        history = self.history[rows]
+        return pa.RecordBatch.from_arrays(
+            [_lists(history.ravel(), HISTORY_LENGTH), _lists(self.region[rows]),
+             _lists(self.label[rows])],
+            [HISTORY, REGION, LABEL],
+        )  # fmt: skip
 
 
-def split_examples(
-    arrays: PreparedArrays, random: np.random.Generator
-) -> tuple[Examples, Examples]:
-    """Hold out the last training view of a sample of users; the rest is for training.
+def cut_examples(
+    offsets: NDArray[np.int64],
+    article_ids: NDArray[np.int64],
+    articles: NDArray[np.int64],
+    regions: NDArray[np.int64],
+) -> Examples:
+    """Cut an example out of every view of a known article that has an earlier view before it.
 
-    Raises TooLittleDataError when there are fewer than two examples.
+    User u's views are `offsets[u]:offsets[u + 1]`, oldest first, as raw ids and as indices.
     """
-    begins = arrays.offsets[:-1][arrays.owners()]
-    places = np.arange(len(arrays.articles))
-    usable = (places > begins) & (arrays.articles > 0)
-    count = int(usable.sum())
-    if count < 2:
-        raise TooLittleDataError(f"{count} training examples; at least 2 are needed")
-    last = places[usable & np.append(begins[1:] != begins[:-1], True)]
-    if not len(last):
-        last = places[usable]
-    most = max(1, min(_VALIDATION_USERS, int(count * _VALIDATION_SHARE)))
-    held = np.sort(random.permutation(last)[:most])
-    usable[held] = False
-    everything = Examples(arrays, places, begins)
-    return everything.take(usable), everything.take(held)
+    repeats = find_repeats(article_ids, offsets)
+    owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    begins = offsets[:-1][owners]
+    places = np.flatnonzero((np.arange(len(articles)) > begins) & (articles > 0))
+    users = owners[places]
+    return Examples(
+        history=history_windows(articles, repeats, begins[places], places, 0),
+        region=regions[places],
+        label=articles[places] - 1,
+        is_last=np.append(users[1:] != users[:-1], True)[: len(users)],
+        users=users,
+    )
+
+
+def parse_examples(records: Any) -> dict[str, Any]:
+    """Parse a batch of serialised examples into int64 tensors [n, 50], [n] and [n]."""
+    import tensorflow as tf  # noqa: PLC0415 - the Beam workers cut examples and parse none
+
+    spec = {
+        HISTORY: tf.io.FixedLenFeature([HISTORY_LENGTH], tf.int64),
+        REGION: tf.io.FixedLenFeature([], tf.int64),
+        LABEL: tf.io.FixedLenFeature([], tf.int64),
+    }
+    parsed: dict[str, Any] = tf.io.parse_example(records, spec)
+    return parsed
+
+
+def _lists(values: NDArray[np.int64], length: int = 1) -> pa.Array:
+    offsets = np.arange(0, len(values) + 1, length)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))

@@ -1,4 +1,4 @@
-"""The fourth step: the SavedModel that serves, and the article vectors, outside of Keras."""
+"""The fifth step: the SavedModel that serves, and the article vectors, outside of Keras."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +9,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from pipeline.model import UserTower
-from pipeline.preprocess import PreparedArrays, PreparedData
+from pipeline.prepared import PreparedData
+from pipeline.records import StepRecord
 from pipeline.train import TrainedModel, load_tower
+from pipeline.transform import ARTICLE_INDICES, ARTICLES, REGION_INDICES, REGIONS
 from pipeline.warmup import write_warmup
 from releases.layout import (
     ARTICLE_IDS_FILE,
@@ -27,10 +29,9 @@ SIGNATURE: Final = "serving_default"
 
 
 @dataclass(frozen=True)
-class ExportedModel:
-    """The parts of a release that come from the model, in a folder laid out as a store."""
+class ExportedModel(StepRecord):
+    """The parts of a release that come from the model; the folder is laid out as a store."""
 
-    staging: Path
     release: int
     dimension: int
     article_count: int
@@ -38,12 +39,12 @@ class ExportedModel:
     @property
     def saved_model(self) -> Path:
         """The SavedModel's folder."""
-        return self.staging / part_path(Part.MODEL, self.release)
+        return self.directory / part_path(Part.MODEL, self.release)
 
     @property
     def embeddings(self) -> Path:
         """The folder of the article ids and vectors."""
-        return self.staging / part_path(Part.EMBEDDINGS, self.release)
+        return self.directory / part_path(Part.EMBEDDINGS, self.release)
 
     def article_ids(self) -> NDArray[np.int64]:
         """Read the ids, int64[articles]."""
@@ -80,56 +81,56 @@ class ServedTower:
 
 
 def export(
-    trained: TrainedModel, prepared: PreparedData, staging: Path, release: int
+    trained: TrainedModel, prepared: PreparedData, directory: Path, release: int
 ) -> ExportedModel:
-    """Write SavedModel, warm-up records, ids and vectors below `staging`."""
-    tower, arrays = load_tower(trained), prepared.load()
-    exported = ExportedModel(staging, release, trained.tower.dimension, prepared.article_count)
-    served = _Served(tower, arrays)
+    """Write SavedModel, warm-up records, ids and vectors."""
+    tower, sample = load_tower(trained), prepared.sample()
+    exported = ExportedModel(directory, release, trained.tower.dimension, prepared.article_count)
+    served = _Served(tower, prepared.graph.load())
     tf.saved_model.save(served, str(exported.saved_model), signatures={SIGNATURE: served.serve})
-    users = np.arange(min(16, len(arrays.targets)))
+    users = np.arange(min(16, len(sample.targets)))
     write_warmup(
         exported.saved_model / WARMUP_FILE,
-        arrays.served_histories(users),
-        arrays.target_regions[users],
+        sample.served_histories(users),
+        sample.target_regions[users],
     )
     exported.embeddings.mkdir(parents=True, exist_ok=True)
     vectors = np.ascontiguousarray(tower.article_vectors.numpy(), dtype=np.float32)
-    np.save(exported.embeddings / ARTICLE_IDS_FILE, arrays.vocabulary)
+    np.save(exported.embeddings / ARTICLE_IDS_FILE, prepared.graph.articles().ids)
     np.save(exported.embeddings / ARTICLE_VECTORS_FILE, vectors)
     return exported
 
 
 class _Served(tf.Module):  # type: ignore[misc] # tensorflow has no types
-    """Raw ids in, user vector out; weights and vocabularies travel inside, Keras does not."""
+    """Raw ids in, user vector out; weights and the transform graph travel inside, Keras does not.
 
-    def __init__(self, tower: UserTower, arrays: PreparedArrays) -> None:
+    The graph is the very one that made the training examples, with its vocabularies.
+    """
+
+    def __init__(self, tower: UserTower, graph: Any) -> None:
         super().__init__()
         self.weights = [weight.value for weight in tower.weights]
-        self.articles = _lookup_table(arrays.vocabulary)
-        self.regions = _lookup_table(arrays.region_vocabulary)
-        self.serve = _serving_function(tower, self.articles, self.regions)
+        self.graph = graph
+        self.serve = _serving_function(tower, graph)
 
 
-def _serving_function(tower: UserTower, articles: Any, regions: Any) -> Any:
+def _serving_function(tower: UserTower, graph: Any) -> Any:
     history = tf.TensorSpec([None, HISTORY_LENGTH], tf.int64, name="history")
     region = tf.TensorSpec([None], tf.int64, name="region")
 
     @tf.function(input_signature=[history, region])  # type: ignore[untyped-decorator]
     def serve(history: tf.Tensor, region: tf.Tensor) -> dict[str, tf.Tensor]:
-        indices = articles.lookup(history)
-        vector = tower(indices, regions.lookup(region), training=False)
+        transformed = graph.transform_fn(
+            {
+                ARTICLES: tf.RaggedTensor.from_uniform_row_length(
+                    tf.reshape(history, [-1]), HISTORY_LENGTH
+                ),
+                REGIONS: tf.RaggedTensor.from_uniform_row_length(region, 1),
+            }
+        )
+        indices = tf.reshape(transformed[ARTICLE_INDICES].flat_values, tf.shape(history))
+        vector = tower(indices, transformed[REGION_INDICES].flat_values, training=False)
         known = tf.reduce_sum(tf.cast(indices > 0, tf.int32), axis=1)
         return {"user_vector": vector, "known": known}
 
     return serve
-
-
-def _lookup_table(vocabulary: NDArray[np.int64]) -> Any:
-    """Map each id to its place in the vocabulary plus one, any other to 0."""
-    keys = vocabulary if len(vocabulary) else np.array([-1], np.int64)
-    values = np.arange(1, len(keys) + 1) if len(vocabulary) else np.array([0])
-    initializer = tf.lookup.KeyValueTensorInitializer(
-        tf.constant(keys, tf.int64), tf.constant(values, tf.int32)
-    )
-    return tf.lookup.StaticHashTable(initializer, default_value=0)

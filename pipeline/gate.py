@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from pipeline.evaluate import Evaluation
 from pipeline.index import IndexedArticles
 from pipeline.metrics import RankingMetrics
 from pipeline.options import GateOptions
-from pipeline.preprocess import PreparedData
+from pipeline.prepared import PreparedData
+from pipeline.records import StepRecord
 from releases.manifest import Manifest
 from reporting import Figure
 
-__all__ = ["Decision", "decide"]
+__all__ = ["Candidate", "Check", "Decision", "decide"]
 
 _HOUR: Final = 3600.0
+_AGREEMENT: Final = 0.95
+"""Of the 20 best: an index may miss a neighbour; one of other vectors or ids finds next to none."""
 _JUDGED: Final[tuple[tuple[str, str, Callable[[RankingMetrics], float]], ...]] = (
     ("HR@200", "hr_at_200", lambda metrics: metrics.hit_rate[200]),
     ("NDCG@200", "ndcg_at_200", lambda metrics: metrics.ndcg[200]),
@@ -24,10 +28,31 @@ and how far up; in a small catalogue the former is near 1 whatever the model has
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What was looked at; each check is a figure with its must."""
+class Check:
+    """One thing that was looked at, and what it must be."""
 
-    checks: tuple[Figure, ...]
+    name: str
+    value: float
+    must: str
+    unit: str = ""
+
+    @property
+    def figure(self) -> Figure:
+        """As a report shows it."""
+        return Figure(self.name, self.value, self.unit, must=self.must)
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is what it must be."""
+        return bool(self.figure.holds)
+
+
+@dataclass(frozen=True)
+class Decision(StepRecord):
+    """Whether a release is published, and why not."""
+
+    checks: tuple[Check, ...]
+    is_published_anyway: bool
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -40,46 +65,58 @@ class Decision:
 
     @property
     def accepted(self) -> bool:
-        """Whether the release may be published."""
+        """Whether every check holds."""
         return not self.reasons
+
+    @property
+    def lets_through(self) -> bool:
+        """Whether the release is to be published."""
+        return self.accepted or self.is_published_anyway
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The release that is judged."""
+
+    evaluation: Evaluation
+    indexed: IndexedArticles
+    prepared: PreparedData
+    goldens_agreement: float
+    """Share of the golden answers that exact search in the exported vectors gives too."""
 
 
 def decide(
     options: GateOptions,
-    evaluation: Evaluation,
-    indexed: IndexedArticles,
-    prepared: PreparedData,
+    candidate: Candidate,
     in_service: Manifest | None,
     now: float,
+    directory: Path,
 ) -> Decision:
     """Judge a release by its evaluation, its index, its data (`now`: unix seconds) and, where there
     is one, by the release in service.
     """
+    evaluation, recall = candidate.evaluation, candidate.indexed.recall_at_200
     checks = [
         *_ratios("popularity", evaluation.model, evaluation.popularity, least=1.0),
-        Figure("index recall@200", indexed.recall_at_200, must=f">= {options.min_recall:g}"),
+        Check("index recall@200", recall, f">= {options.min_recall:g}"),
+        Check("golden users, as exact search", candidate.goldens_agreement, f">= {_AGREEMENT:g}"),
     ]
     if options.max_age_hours is not None:
-        checks.append(
-            Figure(
-                "age of the newest event", (now - prepared.cut_off) / _HOUR, "h",
-                must=f"<= {options.max_age_hours:g}",
-            )
-        )  # fmt: skip
+        age = (now - candidate.prepared.cut_off) / _HOUR
+        checks.append(Check("age of the newest event", age, f"<= {options.max_age_hours:g}", "h"))
     if in_service is not None:
-        checks += _beside(options, evaluation, prepared, in_service)
-    return Decision(tuple(checks))
+        checks += _beside(options, candidate, in_service)
+    return Decision(directory, tuple(checks), options.publish_anyway)
 
 
-def _beside(
-    options: GateOptions, evaluation: Evaluation, prepared: PreparedData, in_service: Manifest
-) -> list[Figure]:
+def _beside(options: GateOptions, candidate: Candidate, in_service: Manifest) -> list[Check]:
     """Compare with the release in service: its model on the same users, what it was measured to be
     when it came (where the log itself is spoilt, both are bad on its users), and its vocabulary.
     """
+    evaluation = candidate.evaluation
     name, shrunk = f"release {in_service.release}", 1 - options.max_shrink
-    share = prepared.article_count / in_service.article_count
-    checks = [Figure(f"articles / {name}", share, must=f">= {shrunk:g}")]
+    share = candidate.prepared.article_count / in_service.article_count
+    checks = [Check(f"articles / {name}", share, f">= {shrunk:g}")]
     if evaluation.in_service is not None:
         rival, least = f"{name} on the same users", 1 - options.max_drop
         checks += _ratios(rival, evaluation.model, evaluation.in_service, least)
@@ -88,16 +125,16 @@ def _beside(
         if recorded is not None:
             found = _over(value(evaluation.model), recorded)
             must = f">= {1 - options.max_fall:g}"
-            checks.append(Figure(f"{metric} / that of {name} when it came", found, must=must))
+            checks.append(Check(f"{metric} / that of {name} when it came", found, must))
     return checks
 
 
 def _ratios(
     rival: str, ours: RankingMetrics, theirs: RankingMetrics, least: float
-) -> Iterator[Figure]:
+) -> Iterator[Check]:
     for metric, _, value in _JUDGED:
         found = _over(value(ours), value(theirs))
-        yield Figure(f"{metric} / {rival}", found, must=f">= {least:g}")
+        yield Check(f"{metric} / {rival}", found, f">= {least:g}")
 
 
 def _over(ours: float, theirs: float) -> float:

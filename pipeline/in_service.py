@@ -3,14 +3,17 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pipeline.export import ExportedModel
 from releases.layout import Part
-from releases.manifest import Manifest
+from releases.manifest import Manifest, parse_manifest
 from releases.pull import pull
 from releases.store import ReleaseStore
 
-__all__ = ["ReleaseInService", "fetch_release_in_service"]
+__all__ = ["ReleaseInService", "fetch_release_in_service", "manifest_in_service"]
+
+_MANIFEST_FILE: Final = "in-service.json"
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,18 @@ class ReleaseInService:
 
     manifest: Manifest
     exported: ExportedModel
+
+    def keep_manifest_only(self) -> None:
+        """Remove the model once it was asked; what it says of itself stays for the gate."""
+        directory = self.exported.directory
+        shutil.rmtree(directory)
+        (directory.parent / _MANIFEST_FILE).write_text(self.manifest.model_dump_json() + "\n")
+
+
+def manifest_in_service(directory: Path) -> Manifest | None:
+    """Read the manifest that was kept; None where no release was in service."""
+    path = directory / _MANIFEST_FILE
+    return parse_manifest(path.read_bytes(), str(path)) if path.exists() else None
 
 
 def fetch_release_in_service(store_url: str, workdir: Path) -> ReleaseInService | None:

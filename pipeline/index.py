@@ -1,4 +1,4 @@
-"""The sixth step: what the faiss server loads: index, popular articles and attributes."""
+"""The seventh step: what the faiss server loads: index, popular articles and attributes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ from pipeline.collect import CollectedEvents
 from pipeline.export import ExportedModel, ServedTower
 from pipeline.items import read_attributes
 from pipeline.popular import write_popular
-from pipeline.preprocess import PreparedArrays, PreparedData
+from pipeline.prepared import PreparedData, UserSample
+from pipeline.records import StepRecord
+from pipeline.transform import Vocabulary
 from releases.layout import (
     ATTRIBUTES_FILE,
     HISTORY_LENGTH,
@@ -28,25 +30,31 @@ _USERS: Final = 1_000
 
 
 @dataclass(frozen=True)
-class IndexedArticles:
-    """The folder of the index and how the index is to be searched."""
+class IndexedArticles(StepRecord):
+    """The folder of the index, laid out as a store, and how the index is to be searched."""
 
-    folder: Path
+    release: int
     type: str
     lists: int
     nprobe: int
     recall_at_200: float
 
     @property
+    def samples(self) -> Path:
+        """What the release recommends to a few users (`pipeline.samples`)."""
+        return self.directory / "samples.json"
+
+    @property
     def index_file(self) -> Path:
         """The faiss index."""
-        return self.folder / INDEX_FILE
+        return self.directory / part_path(Part.INDEX, self.release) / INDEX_FILE
 
 
 def index_articles(
     exported: ExportedModel,
     prepared: PreparedData,
     collected: CollectedEvents,
+    directory: Path,
     *,
     recall_target: float = 0.99,
     seed: int = 1,
@@ -55,53 +63,55 @@ def index_articles(
 
     The recall is that of other users. Popular articles are counted over all views.
     """
-    folder = exported.staging / part_path(Part.INDEX, exported.release)
+    folder = directory / part_path(Part.INDEX, exported.release)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = prepared.load()
-    queries, held_out = _sample_of_user_vectors(exported, arrays, seed)
+    articles, regions = prepared.graph.articles(), prepared.graph.regions()
+    queries, held_out = _sample_of_user_vectors(exported, prepared.sample(), articles, regions, seed)
     built = build_index(
         exported.article_vectors(),
         exported.article_ids(),
         queries,
-        query_groups=2 if len(arrays.region_vocabulary) else 1,
+        query_groups=2 if len(regions.ids) else 1,
         held_out=held_out,
         recall_target=recall_target,
         spare=HISTORY_LENGTH,
         seed=seed,
     )
     write_index(built, folder / INDEX_FILE)
-    write_popular(collected.events, arrays.vocabulary, folder / POPULAR_FILE)
-    _write_attributes(arrays, collected.items, folder / ATTRIBUTES_FILE)
-    return IndexedArticles(folder, built.type, built.lists, built.nprobe, built.recall_at_200)
+    write_popular(collected.article_views, articles.ids, folder / POPULAR_FILE)
+    _write_attributes(articles, collected.items, folder / ATTRIBUTES_FILE)
+    return IndexedArticles(
+        directory, exported.release, built.type, built.lists, built.nprobe, built.recall_at_200
+    )
 
 
 def _sample_of_user_vectors(
-    exported: ExportedModel, arrays: PreparedArrays, seed: int
+    exported: ExportedModel, sample: UserSample, articles: Vocabulary, regions: Vocabulary, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Vectors of two halves of a sample of users; a single user is in both."""
-    users = arrays.sample_known_users(_USERS, seed)
+    users = sample.known_users(articles.ids, _USERS, seed)
     half = len(users) // 2
     tower = ServedTower(exported.saved_model)
     queries, held_out = (
-        _vectors_of_requests(tower, arrays, part) for part in (users[half:], users[: half or 1])
+        _vectors_of_requests(tower, sample, part, regions) for part in (users[half:], users[: half or 1])
     )
     return queries, held_out
 
 
 def _vectors_of_requests(
-    tower: ServedTower, arrays: PreparedArrays, users: NDArray[np.int64]
+    tower: ServedTower, sample: UserSample, users: NDArray[np.int64], known_regions: Vocabulary
 ) -> NDArray[np.float32]:
     """Vectors as requests give them: with the region and, where there are any, also without."""
-    histories, regions = arrays.served_histories(users), arrays.target_regions[users]
-    if len(arrays.region_vocabulary):
+    histories, regions = sample.served_histories(users), sample.target_regions[users]
+    if len(known_regions.ids):
         histories = np.concatenate([histories, histories])
         regions = np.concatenate([regions, np.full_like(regions, -1)])
     vectors, _ = tower.user_vectors(histories, regions)
     return vectors
 
 
-def _write_attributes(arrays: PreparedArrays, items: Path | None, path: Path) -> None:
-    article_ids = np.sort(arrays.vocabulary)
+def _write_attributes(articles: Vocabulary, items: Path | None, path: Path) -> None:
+    article_ids = np.sort(articles.ids)
     attributes = {} if items is None else read_attributes(items, article_ids)
     columns = {f"attribute:{name}": values for name, values in attributes.items()}
     columns["article_ids"] = article_ids

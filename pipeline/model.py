@@ -29,6 +29,8 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
             keras.layers.Dense(units, activation="relu") for units in settings.hidden_units
         ]
         self.to_vector = keras.layers.Dense(settings.dimension, name="user_vector")
+        # A variable, so that a training goes on from a checkpoint as it would have gone on.
+        self.chance = keras.random.SeedGenerator()
         self._make_tables()
         self._build_layers()
         self.built = True
@@ -72,14 +74,14 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
     def _region_embedding(self, region: tf.Tensor, training: bool) -> tf.Tensor:
         given = tf.cast(region > 0, tf.float32)
         if training and self.settings.region_dropout > 0:
-            chance = tf.random.uniform(tf.shape(given))
+            chance = keras.random.uniform(tf.shape(given), seed=self.chance)
             given *= tf.cast(chance >= self.settings.region_dropout, tf.float32)
         return tf.gather(self.region, region) * given[:, None]
 
     def _weights(self, known: tf.Tensor, rank: tf.Tensor, training: bool) -> tf.Tensor:
         kept = tf.cast(known, tf.float32)
         if training and self.settings.history_dropout > 0:
-            chance = tf.random.uniform(tf.shape(kept))
+            chance = keras.random.uniform(tf.shape(kept), seed=self.chance)
             kept *= tf.cast(chance >= self.settings.history_dropout, tf.float32)
         weights = tf.exp(tf.gather(self.recency, tf.maximum(rank - 1, 0))) * kept
         return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))

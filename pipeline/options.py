@@ -3,14 +3,22 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.holdout import Split
+
 __all__ = ["GateOptions", "PreprocessOptions", "RunOptions", "TowerSettings", "TrainOptions"]
 
 
 @dataclass(frozen=True)
 class PreprocessOptions:
-    """What counts as too rare to learn from."""
+    """What counts as too rare to learn from, what is held out, and where Beam runs."""
 
     min_article_views: int = 2
+    min_user_views: int = 1
+    split: Split = "time"
+    max_test_users: int = 10_000
+    """The evaluation asks a uniform sample of so many users where there are more."""
+    beam_arguments: tuple[str, ...] = ()
+    """Beam's own options, such as `--runner=DataflowRunner`; none: this process."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +80,13 @@ class RunOptions:
     events: Path
     items: Path | None
     store: str
-    workdir: Path
-    release: int
-    """Unix second of the run's start; the id of what is published."""
+    window_days: float | None = None
+    """How far back events count; None: all there are."""
+    release: int | None = None
+    """The id of what is published; None: the unix second of the run's start."""
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     gate: GateOptions = field(default_factory=GateOptions)
     remove_seen: bool = True
     """Whether the evaluation leaves out what a user has already viewed."""
-    max_test_users: int = 10_000
-    """The evaluation asks a uniform sample of so many users where there are more."""
     recall_target: float = 0.99

@@ -1,41 +1,56 @@
 """The last step: the manifest, with what the pair must answer, and the release into the store."""
 
 import hashlib
+import os
 import platform
+import shutil
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faiss_server.build import search_file
 from pipeline.evaluate import Evaluation
-from pipeline.export import SIGNATURE, ExportedModel, ServedTower
+from pipeline.export import SIGNATURE, ExportedModel
+from pipeline.goldens import ask_goldens
 from pipeline.index import IndexedArticles
-from pipeline.preprocess import PreparedArrays, PreparedData
+from pipeline.prepared import PreparedData
+from pipeline.records import StepRecord
 from releases.checksums import describe_files
 from releases.layout import HISTORY_LENGTH
 from releases.manifest import (
     DataWindow,
-    GoldenHistory,
-    GoldenQuery,
     IndexInfo,
     Manifest,
     ModelSignature,
     TensorSpec,
+    parse_manifest,
 )
 from releases.publish import publish
 from releases.rollout import Wait
 from releases.store import ReleaseStore
 
-__all__ = ["publish_release"]
+__all__ = ["PublishedRelease", "publish_release"]
 
-_GOLDEN: Final = 16
-_GOLDEN_TOP: Final = 20
-_SEED: Final = 1
 _LIBRARIES: Final = ("tensorflow-cpu", "keras", "faiss-cpu", "numpy", "duckdb", "recsys-serving")
+
+
+@dataclass(frozen=True)
+class PublishedRelease(StepRecord):
+    """What is in the store now."""
+
+    release: int
+    store: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """Read the manifest as it was published."""
+        path = self.directory / "manifest.json"
+        return parse_manifest(path.read_bytes(), str(path))
 
 
 def publish_release(
@@ -44,14 +59,51 @@ def publish_release(
     evaluation: Evaluation,
     prepared: PreparedData,
     store: str,
-) -> Manifest:
-    """Describe the staged files, add golden queries and histories, and publish.
+    directory: Path,
+) -> PublishedRelease:
+    """Describe the files, add golden queries and histories, and publish.
 
-    Raises ReleaseExistsError when the store already has this release, and pydantic's
+    Where the very same files are published already, by a run that was killed right after, that is
+    well. Raises ReleaseExistsError when the store has this release with others, and pydantic's
     ValidationError when the parts make no sound manifest.
     """
-    queries, histories = _goldens(exported, indexed, prepared.load())
-    manifest = Manifest(
+    staging = directory / "staging"
+    shutil.rmtree(staging, ignore_errors=True)
+    for part in (exported.directory, indexed.directory):
+        _link(part, staging)
+    manifest = _manifest(exported, indexed, evaluation, prepared, staging)
+    target = ReleaseStore(store)
+    there = target.manifest(manifest.release) if target.is_published(manifest.release) else None
+    if there is None or there.files != manifest.files:
+        wait = Wait(on_hindrance=lambda why: print(f"publish waits: {why}", file=sys.stderr))
+        publish(target, staging, manifest, wait=wait)
+    shutil.rmtree(staging)
+    (directory / "manifest.json").write_text(manifest.model_dump_json(indent=1) + "\n")
+    return PublishedRelease(directory, manifest.release, store)
+
+
+def _link(source: Path, staging: Path) -> None:
+    """Lay the files of a folder beside those of another, without copying them where that works."""
+    for file in sorted(source.rglob("*")):
+        target = staging / file.relative_to(source)
+        if not file.is_file() or file.parent == source:
+            continue  # the step's own record is no part of a release
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(file, target)
+
+
+def _manifest(
+    exported: ExportedModel,
+    indexed: IndexedArticles,
+    evaluation: Evaluation,
+    prepared: PreparedData,
+    staging: Path,
+) -> Manifest:
+    goldens = ask_goldens(exported, indexed, prepared)
+    return Manifest(
         release=exported.release,
         run_started=datetime.fromtimestamp(exported.release, UTC).isoformat(),
         data=DataWindow(
@@ -71,49 +123,9 @@ def publish_release(
         ),
         offline_metrics=evaluation.offline_metrics(),
         versions={"python": platform.python_version()} | {n: version(n) for n in _LIBRARIES},
-        golden_queries=queries,
-        golden_histories=histories,
-        files=describe_files(exported.staging, exported.release),
-    )
-    wait = Wait(on_hindrance=lambda why: print(f"publish waits: {why}", file=sys.stderr))
-    publish(ReleaseStore(store), exported.staging, manifest, wait=wait)
-    return manifest
-
-
-def _goldens(
-    exported: ExportedModel, indexed: IndexedArticles, arrays: PreparedArrays
-) -> tuple[tuple[GoldenQuery, ...], tuple[GoldenHistory, ...]]:
-    """Ask model and index together for a few users of whom the model knows something."""
-    users = arrays.sample_known_users(_GOLDEN, _SEED)
-    histories, regions = arrays.served_histories(users), arrays.target_regions[users]
-    vectors, _ = ServedTower(exported.saved_model).user_vectors(histories, regions)
-    ids, scores = search_file(indexed.index_file, vectors, _GOLDEN_TOP)
-    queries, answers = [], []
-    for row, (row_ids, row_scores) in enumerate(zip(ids, scores, strict=True)):
-        # Fewer lists than needed were probed where the tail is -1.
-        found = row_ids >= 0
-        queries.append(_golden_query(vectors[row], row_ids[found], row_scores[found]))
-        answers.append(_golden_history(histories[row], int(regions[row]), row_ids[found]))
-    return tuple(queries), tuple(answers)
-
-
-def _golden_query(
-    vector: NDArray[np.float32], ids: NDArray[np.int64], scores: NDArray[np.float32]
-) -> GoldenQuery:
-    return GoldenQuery(
-        vector=tuple(vector.tolist()),
-        article_ids=tuple(ids.tolist()),
-        scores=tuple(scores.tolist()),
-    )
-
-
-def _golden_history(
-    history: NDArray[np.int64], region: int, ids: NDArray[np.int64]
-) -> GoldenHistory:
-    return GoldenHistory(
-        history=tuple(history[history >= 0].tolist()),
-        region_id=region if region >= 0 else None,
-        expected_article_ids=tuple(ids.tolist()),
+        golden_queries=goldens.queries(),
+        golden_histories=goldens.answers(),
+        files=describe_files(staging, exported.release),
     )
 
 

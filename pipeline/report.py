@@ -1,9 +1,11 @@
 """What a run is reported by: the figures of its evaluation, its index and its training."""
 
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from pipeline.metrics import CUTOFFS, RankingMetrics
 from pipeline.run import RunResult
+from pipeline.samples import SamplePrediction, read_samples
 from reporting import BarChart, Figure, LineChart, Report, Section, Series, Table
 
 __all__ = ["TARGET", "report_run"]
@@ -17,7 +19,14 @@ def report_run(result: RunResult, seconds_total: float) -> Report:
         target=TARGET,
         figures=_figures(result, seconds_total),
         details={"manifest": _manifest_details(result), "data": _data_details(result)},
-        sections=(_gate(result), _ranking(result), _training(result), _data(result)),
+        sections=(
+            _gate(result),
+            _ranking(result),
+            _samples(read_samples(result.indexed.samples)),
+            _training(result),
+            _steps(result),
+            _data(result),
+        ),
     )
 
 
@@ -33,7 +42,7 @@ def _figures(result: RunResult, seconds_total: float) -> tuple[Figure, ...]:
         "seconds_total": (seconds_total, "s"),
     }
     figures = (Figure(name, value, unit) for name, (value, unit) in values.items())
-    return (*figures, *result.decision.checks)
+    return (*figures, *(check.figure for check in result.decision.checks))
 
 
 def _manifest_details(result: RunResult) -> dict[str, Any] | None:
@@ -67,9 +76,8 @@ def _gate(result: RunResult) -> Section:
     else:
         what = f"Release {result.release} was refused; the store is as it was."
     rows = tuple(
-        (one.name, float(one.value), one.unit, one.must or "", "yes" if one.holds else "no")
+        (one.name, one.value, one.unit, one.must, "yes" if one.holds else "no")
         for one in decision.checks
-        if isinstance(one.value, float | int)
     )
     return Section("Gate", what, (Table(("check", "found", "", "must be", "holds"), rows),))
 
@@ -90,14 +98,42 @@ def _ranking(result: RunResult) -> Section:
     )
     bars = BarChart({f"{name} HR@200": each.hit_rate[200] for name, each in ranked.items()})
     return Section(
-        "Leave-one-out, ranked among all articles",
-        f"The last view of each of {evaluation.user_count} users "
+        "Held-out views, ranked among all articles",
+        f"{_split(result)} The last view of each of {evaluation.user_count} users "
         f"(of {evaluation.test_user_count} that have one to test), asked from the exported model; "
         f"articles already viewed are {'left out' if evaluation.seen_removed else 'kept'}; "
         f"{evaluation.unknown_targets} targets outside of the vocabulary count as misses, "
         "ties count against us.",
         (table, bars),
     )
+
+
+def _split(result: RunResult) -> str:
+    since = result.prepared.split_since
+    if since is None:
+        return "Each user's last view is held out."
+    return f"Nothing from {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M} UTC on was learnt."
+
+
+def _samples(samples: tuple[SamplePrediction, ...]) -> Section:
+    rows = tuple(
+        (
+            sample.user,
+            "; ".join(title or str(article) for article, title in sample.viewed),
+            "; ".join(title or str(article) for article, title, _ in sample.recommended),
+        )
+        for sample in samples
+    )
+    return Section(
+        "Sample predictions",
+        "What a few users viewed, newest first, and what the release recommends to them.",
+        (Table(("user", "viewed", "recommended"), rows),),
+    )
+
+
+def _steps(result: RunResult) -> Section:
+    rows = tuple((step, f"{seconds:.1f}") for step, seconds in result.seconds.items())
+    return Section("Steps", content=(Table(("step", "seconds"), rows),))
 
 
 def _cells(metrics: RankingMetrics) -> tuple[float, ...]:

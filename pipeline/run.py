@@ -1,25 +1,28 @@
-"""All steps in order, from a file of events to a published release."""
+"""All steps on one machine, from events to a published release; a killed run is gone on with."""
 
-from __future__ import annotations
-
+import hashlib
+import json
 import shutil
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import duckdb
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
-from faiss_server.build import BuildError
-from pipeline._quiet import without_native_messages
-from pipeline.collect import CollectedEvents, collect
+from pipeline.collect import CollectedEvents
 from pipeline.errors import PipelineError, StepError
 from pipeline.options import RunOptions
-from pipeline.preprocess import PreparedData, preprocess
-from releases.errors import ReleaseError, ReleaseExistsError
-from releases.store import ReleaseStore
+from pipeline.prepared import PreparedData
+from pipeline.records import StepRecord, has_ended
+from pipeline.steps import REQUIRES, OnProgress, naming, run_step
+from releases._atomic import replacing
 
 if TYPE_CHECKING:
     # These load TensorFlow; a wrong option or a bad file of events is told before that.
@@ -29,133 +32,184 @@ if TYPE_CHECKING:
     from pipeline.train import TrainedModel
     from releases.manifest import Manifest
 
-__all__ = ["STEPS", "OnProgress", "RunResult", "run"]
+__all__ = ["RunResult", "run"]
 
-STEPS: Final = ("collect", "preprocess", "train", "export", "evaluate", "index", "gate", "publish")
-
-OnProgress = Callable[[str, float, str], None]
-"""Told the step, the share of it that is done (0 to 1), and what to show beside it."""
-
-_CAUSES: Final = (PipelineError, ReleaseError, BuildError, OSError, duckdb.Error, MemoryError)
+_STATE_FILE: Final = "run.json"
+_OWN_PROCESS: Final = frozenset({"preprocess"})
+"""TensorFlow Transform turns tf.keras into Keras 2 for the process that imports it."""
+_AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True)
 class RunResult:
     """What a run made, step by step."""
 
-    manifest: Manifest | None
+    manifest: "Manifest | None"
     """Of the published release; None where the gate refused it."""
     release: int
-    decision: Decision
+    decision: "Decision"
     collected: CollectedEvents
     prepared: PreparedData
-    trained: TrainedModel
-    evaluation: Evaluation
-    indexed: IndexedArticles
+    trained: "TrainedModel"
+    evaluation: "Evaluation"
+    indexed: "IndexedArticles"
+    seconds: Mapping[str, float]
+    """How long each step took, in whichever attempt it ended."""
 
 
 def run(
-    options: RunOptions, on_progress: OnProgress = lambda _step, _share, _message: None
+    options: RunOptions,
+    workdir: Path,
+    on_progress: OnProgress = lambda _step, _share, _message: None,
 ) -> RunResult:
     """Run every step and publish what the gate lets through.
 
-    Raises StepError, whose message is `step: cause`. A run that fails, or whose release is refused,
-    leaves the store as it was.
+    Each step has a folder below `workdir`. A run that was killed or failed is gone on with by
+    calling this again with the same options: steps that ended are not run again. After a run that
+    ended, or with other options, everything begins anew. Raises StepError, whose message is
+    `step: cause`; then, and when the release is refused, the store is as it was.
     """
-    with _naming("publish"):
-        _refuse_published(options)
-    with _step("collect", on_progress):
-        collected = collect(options.events, options.items, options.workdir)
-    with _step("preprocess", on_progress):
-        prepared = preprocess(collected, options.preprocess, options.workdir)
-    return _learn_and_publish(options, collected, prepared, on_progress)
+    with naming("window"):
+        state = _State.open(workdir, options)
+    _run_graph(options, state, on_progress)
+    result = _result(state)
+    with naming("publish"):
+        state.end()
+    return result
 
 
-def _learn_and_publish(
-    options: RunOptions,
-    collected: CollectedEvents,
-    prepared: PreparedData,
-    on_progress: OnProgress,
-) -> RunResult:
-    with without_native_messages():
-        from pipeline import (  # noqa: PLC0415 - see above
-            evaluate,
-            export,
-            gate,
-            in_service,
-            index,
-            publish,
-            train,
-        )
+class _State:
+    """What is known of the run in a folder: its options, and how long its steps took."""
 
-    def on_round(done: train.Round) -> None:
-        share = min(1.0, done.seconds / options.train.max_train_seconds)
-        loss = f"epoch {done.epochs:.1f}, validation loss {done.validation_loss:.3f}"
-        on_progress("train", share, loss)
+    def __init__(self, workdir: Path, options: str, seconds: dict[str, float]) -> None:
+        self.workdir = workdir
+        self._options = options
+        self.seconds = seconds
+        self._writing = threading.Lock()
 
-    staging = options.workdir / "staging"
-    with _step("train", on_progress):
-        trained = train.train(prepared, options.train, options.workdir, on_round)
-    with _step("export", on_progress):
-        shutil.rmtree(staging, ignore_errors=True)
-        exported = export.export(trained, prepared, staging, options.release)
-    with _step("evaluate", on_progress):
-        rival = in_service.fetch_release_in_service(options.store, options.workdir)
-        evaluation = evaluate.evaluate(
-            exported,
-            prepared,
-            None if rival is None else rival.exported,
-            remove_seen=options.remove_seen,
-            max_users=options.max_test_users,
-        )
-    with _step("index", on_progress):
-        indexed = index.index_articles(
-            exported, prepared, collected, recall_target=options.recall_target
-        )
-    with _step("gate", on_progress):
-        decision = gate.decide(
-            options.gate,
-            evaluation,
-            indexed,
-            prepared,
-            None if rival is None else rival.manifest,
-            time.time(),
-        )
-    manifest = None
-    if decision.accepted or options.gate.publish_anyway:
-        with _step("publish", on_progress):
-            manifest = publish.publish_release(
-                exported, indexed, evaluation, prepared, options.store
-            )
-    return RunResult(
-        manifest, options.release, decision, collected, prepared, trained, evaluation, indexed
+    @classmethod
+    def open(cls, workdir: Path, options: RunOptions) -> "_State":
+        """Join the run that was left in a folder, or begin one there."""
+        fingerprint = _fingerprint(options)
+        path = workdir / _STATE_FILE
+        try:
+            found = json.loads(path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            found = {}
+        if found.get("options") == fingerprint and not found.get("ended"):
+            return cls(workdir, fingerprint, found["seconds"])
+        for step in REQUIRES:
+            shutil.rmtree(workdir / step, ignore_errors=True)
+        state = cls(workdir, fingerprint, {})
+        state._write(ended=False)
+        return state
+
+    def folder(self, step: str) -> Path:
+        """Name the folder of a step."""
+        return self.workdir / step
+
+    def took(self, step: str, seconds: float) -> None:
+        """Remember how long a step took that has ended."""
+        with self._writing:
+            self.seconds[step] = seconds
+            self._write(ended=False)
+
+    def end(self) -> None:
+        """Say that nothing is left to go on with."""
+        self._write(ended=True)
+
+    def _write(self, *, ended: bool) -> None:
+        document = {"options": self._options, "ended": ended, "seconds": self.seconds}
+        with replacing(self.workdir / _STATE_FILE) as stream:
+            stream.write(json.dumps(document, indent=1).encode() + b"\n")
+
+
+def _fingerprint(options: RunOptions) -> str:
+    """Tell options apart, and the same options with other source files."""
+    document = TypeAdapter(RunOptions).dump_json(options)
+    sources = [path for path in (options.events, options.items) if path is not None]
+    stamps = [(each.stat().st_size, each.stat().st_mtime_ns) for each in sources if each.exists()]
+    return hashlib.sha256(document + repr(stamps).encode()).hexdigest()
+
+
+def _run_graph(options: RunOptions, state: _State, on_progress: OnProgress) -> None:
+    """Run each step once those that it requires have ended, two at once where that is possible."""
+    graph = TopologicalSorter({step: set(requires) for step, requires in REQUIRES.items()})
+    graph.prepare()
+    running: dict[Future[None], str] = {}
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="step") as threads:
+        while graph.is_active():
+            for step in graph.get_ready():
+                running[threads.submit(_run_one, step, options, state, on_progress)] = step
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
+                graph.done(running.pop(each))
+                each.result()
+
+
+def _run_one(step: str, options: RunOptions, state: _State, on_progress: OnProgress) -> None:
+    output = state.folder(step)
+    if has_ended(output):
+        on_progress(step, 1.0, "done before")
+        return
+    if step == "publish" and not _load_decision(state).lets_through:
+        return
+    inputs = {name: state.folder(name) for name in REQUIRES[step]}
+    started = time.monotonic()
+    if step in _OWN_PROCESS:
+        on_progress(step, 0.0, "")
+        _run_in_own_process(step, options, inputs, output)
+        on_progress(step, 1.0, "")
+    else:
+        run_step(step, options, inputs, output, on_progress)
+    state.took(step, time.monotonic() - started)
+
+
+def _run_in_own_process(
+    step: str, options: RunOptions, inputs: Mapping[str, Path], output: Path
+) -> None:
+    """Run `python -m pipeline step`; what it says at its end is the cause of a failure."""
+    command = [sys.executable, "-m", "pipeline", "step", step, "--output", str(output)]
+    command += [f"--input={name}={folder}" for name, folder in inputs.items()]
+    document = TypeAdapter(RunOptions).dump_json(options).decode()
+    ended = subprocess.run(
+        [*command, "--options", "-"], input=document, text=True, capture_output=True, check=False
     )
+    if ended.returncode != 0:
+        lines = [line for line in ended.stderr.splitlines() if line.strip()]
+        told = lines[-1].removeprefix(f"{step}: ") if lines else "it said nothing"
+        if ended.returncode < 0:
+            told = f"its process was ended by signal {-ended.returncode}"
+        raise StepError(step, PipelineError(told))
 
 
-def _refuse_published(options: RunOptions) -> None:
-    """Say so before the training rather than after it."""
-    if ReleaseStore(options.store).is_published(options.release):
-        raise ReleaseExistsError(
-            f"{options.store} already has release {options.release}; give another --release"
-        )
+def _load_decision(state: _State) -> "Decision":
+    from pipeline.gate import Decision
+
+    return Decision.load(state.folder("gate"))
 
 
-@contextmanager
-def _step(name: str, on_progress: OnProgress) -> Iterator[None]:
-    on_progress(name, 0.0, "")
-    with _naming(name):
-        yield
-    on_progress(name, 1.0, "")
+def _result(state: _State) -> RunResult:
+    from pipeline.evaluate import Evaluation
+    from pipeline.index import IndexedArticles
+    from pipeline.publish import PublishedRelease
+    from pipeline.train import TrainedModel
+    from pipeline.window import Window
 
+    def load(kind: type[Any], step: str) -> Any:
+        return kind.load(state.folder(step))
 
-@contextmanager
-def _naming(step: str) -> Iterator[None]:
-    try:
-        yield
-    except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        error = PipelineError(f"{cause.title}: {field}: {first['msg']}")
-        raise StepError(step, error) from cause
-    except _CAUSES as cause:
-        raise StepError(step, cause) from cause
+    published: StepRecord | None = None
+    if has_ended(state.folder("publish")):
+        published = PublishedRelease.load(state.folder("publish"))
+    return RunResult(
+        manifest=None if published is None else published.manifest,
+        release=load(Window, "window").release,
+        decision=_load_decision(state),
+        collected=load(CollectedEvents, "collect"),
+        prepared=load(PreparedData, "preprocess"),
+        trained=load(TrainedModel, "train"),
+        evaluation=load(Evaluation, "evaluate"),
+        indexed=load(IndexedArticles, "index"),
+        seconds=dict(state.seconds),
+    )

@@ -1,17 +1,18 @@
-"""The third step: learn the user tower within a time budget, stopping on a held-out validation."""
+"""The fourth step: learn the user tower within a time budget, stopping on a held-out validation."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from pipeline.examples import split_examples
+from pipeline.datasets import TrainingBatches, validation_batches
 from pipeline.model import UserTower
 from pipeline.options import TowerSettings, TrainOptions
-from pipeline.preprocess import PreparedData
+from pipeline.prepared import PreparedData
+from pipeline.records import StepRecord
 from pipeline.trainer import Round, Trainer, choose_batch_size
 
 __all__ = ["OnRound", "Round", "TrainedModel", "load_tower", "train"]
@@ -20,15 +21,24 @@ OnRound = Callable[[Round], None]
 
 
 @dataclass(frozen=True)
-class TrainedModel:
-    """Weights (.npz, in the tower's order), the settings to rebuild it, and how it was learnt."""
+class TrainedModel(StepRecord):
+    """The settings to rebuild the tower, and how it was learnt."""
 
-    weights: Path
     tower: TowerSettings
     rounds: tuple[Round, ...]
     seconds: float
     batch_size: int
     example_count: int
+
+    @property
+    def weights(self) -> Path:
+        """The weights (.npz, in the tower's order)."""
+        return self.directory / "weights.npz"
+
+    @property
+    def logs(self) -> Path:
+        """The folder for TensorBoard."""
+        return self.directory / "logs"
 
     @property
     def best_round(self) -> Round:
@@ -39,33 +49,39 @@ class TrainedModel:
 def train(
     prepared: PreparedData,
     options: TrainOptions,
-    workdir: Path,
+    directory: Path,
     on_round: OnRound = lambda _round: None,
 ) -> TrainedModel:
-    """Learn from every view that has an earlier one of the same user, and keep the best weights.
+    """Learn from the examples and keep the weights of the lowest validation loss.
 
-    Best is the lowest loss on the last training view of a sample of users, which is in no
-    training example. Raises TrainingError or TooLittleDataError.
+    Goes on from the last round of a training that was killed in this folder. Raises TrainingError.
     """
-    started = time.monotonic()
     keras.utils.set_random_seed(options.seed)
-    examples, validation = split_examples(prepared.load(), np.random.default_rng(options.seed))
     tower = _new_tower(prepared, options)
-    trainer = Trainer(tower, examples, validation, options)
-    rounds = []
-    for each in trainer.rounds():
-        rounds.append(each)
-        on_round(each)
-    workdir.mkdir(parents=True, exist_ok=True)
-    weights = workdir / "weights.npz"
-    np.savez(weights, *trainer.best_weights)
+    batch_size = choose_batch_size(options, prepared.example_count)
+    trainer = Trainer(
+        tower,
+        TrainingBatches(prepared.examples, prepared.example_count, batch_size, options.seed),
+        prepared.example_count // batch_size,
+        validation_batches(prepared.validation_examples or prepared.examples),
+        options,
+    )
+    checkpoints = trainer.checkpoints(directory / "checkpoints")
+    checkpoints.restore_or_initialize()
+    with tf.summary.create_file_writer(str(directory / "logs")).as_default():
+        for each in trainer.rounds():
+            checkpoints.save()
+            _log(each, len(trainer.rounds_so_far()))
+            on_round(each)
+    np.savez(directory / "weights.npz", *trainer.best_weights)
+    rounds = trainer.rounds_so_far()
     return TrainedModel(
-        weights=weights,
+        directory=directory,
         tower=tower.settings,
-        rounds=tuple(rounds),
-        seconds=time.monotonic() - started,
-        batch_size=choose_batch_size(options, len(examples)),
-        example_count=len(examples),
+        rounds=rounds,
+        seconds=rounds[-1].seconds,
+        batch_size=batch_size,
+        example_count=prepared.example_count,
     )
 
 
@@ -75,6 +91,14 @@ def load_tower(trained: TrainedModel) -> UserTower:
     with np.load(trained.weights) as weights:
         tower.set_weights([weights[f"arr_{i}"] for i in range(len(weights.files))])
     return tower
+
+
+def _log(done: Round, number: int) -> None:
+    """Write a round for TensorBoard."""
+    tf.summary.scalar("loss/training", done.training_loss, step=number)
+    tf.summary.scalar("loss/validation", done.validation_loss, step=number)
+    tf.summary.scalar("epochs", done.epochs, step=number)
+    tf.summary.scalar("seconds", done.seconds, step=number)
 
 
 def _new_tower(prepared: PreparedData, options: TrainOptions) -> UserTower:

@@ -1,18 +1,19 @@
 """The training loop: compiled steps, a running average of the weights, and when to stop."""
 
+import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
 
 import keras
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
+from pipeline.datasets import TrainingBatches
 from pipeline.errors import TrainingError
-from pipeline.examples import Batch, Examples
 from pipeline.model import UserTower
 from pipeline.options import TrainOptions
 from pipeline.softmax import (
@@ -28,9 +29,6 @@ _STEPS_OF_ROUND: Final = 250  # validated at least this often, so that long epoc
 _NEGATIVES: Final = 1_024
 _AVERAGE_KEEPS: Final = 0.6  # of the running average of the weights, at the end of each round
 _COMPILE_FROM_STEPS: Final = 20  # with fewer, XLA's compilation takes longer than it saves
-_VALIDATED_AT_ONCE: Final = 500
-
-Weights = list[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -51,61 +49,106 @@ def choose_batch_size(options: TrainOptions, example_count: int) -> int:
     return min(1 << power, example_count)
 
 
+class _State(tf.Module):  # type: ignore[misc] # tensorflow has no types
+    """All that training goes on from: what a checkpoint holds."""
+
+    def __init__(self, tower: UserTower, optimizer: Any) -> None:
+        super().__init__()
+        self.tower, self.optimizer = tower, optimizer
+        self.average = [tf.Variable(weight.value) for weight in tower.weights]
+        self.best = [tf.Variable(weight.value) for weight in tower.weights]
+        self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
+        self.steps = tf.Variable(0, dtype=tf.int64)
+        self.waited = tf.Variable(0, dtype=tf.int64)
+        self.seconds = tf.Variable(0.0, dtype=tf.float64)
+        self.rounds = tf.Variable("[]", dtype=tf.string)
+
+
 class Trainer:
     """Learns one tower. After `rounds` is used up, `best_weights` are those to keep."""
 
     def __init__(
-        self, tower: UserTower, examples: Examples, validation: Examples, options: TrainOptions
+        self,
+        tower: UserTower,
+        batches: TrainingBatches,
+        steps_of_epoch: int,
+        validation: Any,
+        options: TrainOptions,
     ) -> None:
-        self.best_weights: Weights = tower.get_weights()
         self._tower, self._validation, self._options = tower, validation, options
-        self._random = np.random.default_rng(options.seed)
-        batch_size = choose_batch_size(options, len(examples))
-        self._batches = examples.shuffled_batches(batch_size, self._random)
-        self._steps_of_epoch = len(examples) // batch_size
+        self._batches, self._steps_of_epoch = batches, steps_of_epoch
         self._is_sampled = tower.settings.article_count > FULL_SOFTMAX_LIMIT
-        self._optimizer = keras.optimizers.Adam(options.learning_rate)
-        self._optimizer.build(tower.trainable_variables)
+        optimizer = keras.optimizers.Adam(options.learning_rate)
+        optimizer.build(tower.trainable_variables)
+        self._optimizer = optimizer
+        self._state = _State(tower, optimizer)
+        self._epoch: Iterator[Any] = iter(())
         self._step = tf.function(
             self._descend, jit_compile=self._steps_of_epoch >= _COMPILE_FROM_STEPS
         )
         self._losses = tf.function(self._full_losses, reduce_retracing=True)
 
+    @property
+    def best_weights(self) -> list[np.ndarray[Any, Any]]:
+        """Those of the lowest validation loss, in the tower's order."""
+        return [weight.numpy() for weight in self._state.best]
+
+    def checkpoints(self, directory: Path) -> Any:
+        """Name the checkpoints below a folder: the newest one, and nothing unfinished."""
+        checkpoint = tf.train.Checkpoint(state=self._state)
+        return tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=1)
+
+    def rounds_so_far(self) -> tuple[Round, ...]:
+        """The rounds that were taken, those before a restart included."""
+        return tuple(Round(**each) for each in json.loads(self._state.rounds.numpy()))
+
     def rounds(self) -> Iterator[Round]:
         """Train until time, epochs or patience run out; one value at the end of each round.
 
-        Raises TrainingError when the loss is no longer a number.
+        Goes on from where the state is. Raises TrainingError when the loss is no longer a number.
         """
-        started = time.monotonic()
+        state = self._state
+        started = time.monotonic() - float(state.seconds)
         deadline = started + self._options.max_train_seconds
-        average: Weights = []
-        best, waited, done, validating = np.inf, 0, 0, 0.0
-        while waited < self._options.patience and self._has_epochs_left(done):
+        validating = 0.0
+        while self._goes_on():
             # The round's own validation belongs to the time that is given.
             losses = self._train_round(deadline - validating)
-            done += len(losses)
             trained = time.monotonic()
-            average = _averaged(average, self._tower.get_weights())
-            loss = self._keep_if_best(average, best)
+            loss = self._keep_if_best()
             validating = time.monotonic() - trained
-            best, waited = (loss, 0) if loss < best else (best, waited + 1)
-            yield Round(
-                epochs=done / self._steps_of_epoch,
-                seconds=time.monotonic() - started,
-                training_loss=float(np.mean(losses)),
-                validation_loss=loss,
+            state.seconds.assign(time.monotonic() - started)
+            yield self._remember(
+                Round(
+                    epochs=int(state.steps) / self._steps_of_epoch,
+                    seconds=float(state.seconds),
+                    training_loss=float(np.mean(losses)),
+                    validation_loss=loss,
+                )
             )
             if time.monotonic() >= deadline - validating:
                 return
 
-    def _has_epochs_left(self, steps: int) -> bool:
-        return steps < self._options.max_epochs * self._steps_of_epoch
+    def _goes_on(self) -> bool:
+        most_steps = self._options.max_epochs * self._steps_of_epoch
+        state = self._state
+        is_in_time = float(state.seconds) < self._options.max_train_seconds
+        return is_in_time and int(state.waited) < self._options.patience and (
+            int(state.steps) < most_steps
+        )  # fmt: skip
+
+    def _remember(self, done: Round) -> Round:
+        rounds = [*json.loads(self._state.rounds.numpy()), asdict(done)]
+        self._state.rounds.assign(json.dumps(rounds))
+        return done
 
     def _train_round(self, deadline: float) -> list[float]:
         """Take the steps of a round; at least one, and none after the deadline."""
         losses = []
         for _ in range(min(self._steps_of_epoch, _STEPS_OF_ROUND)):
-            losses.append(self._step(*self._tensors(next(self._batches))))
+            batch = self._next_batch()
+            losses.append(self._step(**batch, negatives=self._negatives()))
+            self._state.steps.assign_add(1)
             if time.monotonic() >= deadline:
                 break
         values = [float(loss) for loss in losses]
@@ -116,53 +159,61 @@ class Trainer:
             )
         return values
 
-    def _tensors(self, batch: Batch) -> tuple[tf.Tensor, ...]:
-        count = self._tower.settings.article_count
+    def _next_batch(self) -> dict[str, Any]:
+        batch = next(self._epoch, None)
+        if batch is None:
+            number, skip = divmod(int(self._state.steps), self._steps_of_epoch)
+            self._epoch = iter(self._batches.epoch(number, skip))
+            batch = next(self._epoch)
+        return dict(batch)
+
+    def _negatives(self) -> Any:
+        """Draw those of this step, the same ones when the step is repeated."""
+        random = np.random.default_rng((self._options.seed, int(self._state.steps)))
         drawn = _NEGATIVES if self._is_sampled else 0
-        negatives = draw_negatives(self._random, drawn, count)
-        arrays = (batch.history, batch.region, batch.labels, negatives)
-        return tuple(tf.constant(array) for array in arrays)
+        return tf.constant(draw_negatives(random, drawn, self._tower.settings.article_count))
 
     def _descend(
-        self, history: tf.Tensor, region: tf.Tensor, labels: tf.Tensor, negatives: tf.Tensor
+        self, history: tf.Tensor, region: tf.Tensor, label: tf.Tensor, negatives: tf.Tensor
     ) -> tf.Tensor:
         articles = self._tower.article_vectors
         with tf.GradientTape() as tape:
             vectors = self._tower(history, region, training=True)
             if self._is_sampled:
-                loss = sampled_softmax_loss(vectors, articles, labels, negatives)
+                loss = sampled_softmax_loss(vectors, articles, label, negatives)
             else:
-                loss = full_softmax_loss(vectors, articles, labels)
+                loss = full_softmax_loss(vectors, articles, label)
         variables = self._tower.trainable_variables
         self._optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
 
-    def _keep_if_best(self, average: Weights, best: float) -> float:
-        """Validate the weights of now and their average; early on the former is better."""
+    def _keep_if_best(self) -> float:
+        """Validate the running average of the weights and those of now; early the latter win."""
+        state = self._state
         current = self._tower.get_weights()
-        losses = []
-        for weights in (average, current):
+        is_first = not json.loads(state.rounds.numpy())
+        for average, weight in zip(state.average, current, strict=True):
+            keeps = 0.0 if is_first else _AVERAGE_KEEPS
+            average.assign(keeps * average + (1 - keeps) * weight)
+        best_before, losses = float(state.best_loss), []
+        for weights in ([average.numpy() for average in state.average], current):
             self._tower.set_weights(weights)
             losses.append(self._validation_loss())
-            if losses[-1] < min(best, *losses[:-1], np.inf):
-                self.best_weights = weights
+            if losses[-1] < float(state.best_loss):
+                state.best_loss.assign(losses[-1])
+                for kept, weight in zip(state.best, weights, strict=True):
+                    kept.assign(weight)
+        state.waited.assign(0 if float(state.best_loss) < best_before else state.waited + 1)
         return min(losses)
 
     def _validation_loss(self) -> float:
-        chunks = self._validation.chunks(_VALIDATED_AT_ONCE)
-        total = sum(
-            float(self._losses(batch.history, batch.region, batch.labels)) for batch in chunks
-        )
-        return total / len(self._validation)
+        total = count = 0.0
+        for batch in self._validation:
+            total += float(self._losses(**batch))
+            count += len(batch["label"])
+        return total / count
 
-    def _full_losses(self, history: tf.Tensor, region: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    def _full_losses(self, history: tf.Tensor, region: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
         vectors = self._tower(history, region, training=False)
-        mean = full_softmax_loss(vectors, self._tower.article_vectors, labels)
-        return mean * tf.cast(tf.shape(labels)[0], tf.float32)
-
-
-def _averaged(average: Weights, current: Weights) -> Weights:
-    if not average:
-        return current
-    pairs = zip(average, current, strict=True)
-    return [_AVERAGE_KEEPS * old + (1 - _AVERAGE_KEEPS) * new for old, new in pairs]
+        mean = full_softmax_loss(vectors, self._tower.article_vectors, label)
+        return mean * tf.cast(tf.shape(label)[0], tf.float32)

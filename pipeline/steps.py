@@ -1,0 +1,241 @@
+"""The steps of the workflow, each run on its own: folders in, one folder out."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+from pydantic import ValidationError
+
+from faiss_server.build import BuildError
+from pipeline._quiet import without_native_messages
+from pipeline.collect import CollectedEvents, collect
+from pipeline.errors import PipelineError, StepError
+from pipeline.options import RunOptions
+from pipeline.prepared import PreparedData
+from pipeline.records import StepRecord
+from pipeline.window import Window, choose_window
+from releases.errors import ReleaseError
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import Evaluation
+    from pipeline.export import ExportedModel
+    from pipeline.index import IndexedArticles
+    from pipeline.train import TrainedModel
+
+__all__ = ["REQUIRES", "STEPS", "OnProgress", "naming", "run_step"]
+
+REQUIRES: Final[Mapping[str, tuple[str, ...]]] = {
+    "window": (),
+    "collect": ("window",),
+    "preprocess": ("collect",),
+    "train": ("preprocess",),
+    "export": ("window", "preprocess", "train"),
+    "evaluate": ("preprocess", "export"),
+    "index": ("collect", "preprocess", "export"),
+    "copy": ("export",),
+    "gate": ("preprocess", "export", "evaluate", "index", "copy"),
+    "publish": ("preprocess", "export", "evaluate", "index", "gate"),
+}
+"""Whose folders each step reads. Index, copy and evaluation need nothing of each other."""
+
+STEPS: Final = tuple(REQUIRES)
+
+OnProgress = Callable[[str, float, str], None]
+"""Told the step, the share of it that is done (0 to 1), and what to show beside it."""
+
+_CAUSES: Final = (PipelineError, ReleaseError, BuildError, OSError, duckdb.Error, MemoryError)
+
+
+def run_step(
+    name: str,
+    options: RunOptions,
+    inputs: Mapping[str, Path],
+    output: Path,
+    on_progress: OnProgress = lambda _step, _share, _message: None,
+) -> StepRecord:
+    """Run one step: read the folders of those it requires, write `output` and last its record.
+
+    What a step that was killed left in `output` is begun anew, but for a training, which goes on
+    from its last checkpoint. Raises StepError, whose message is `step: cause`.
+    """
+    on_progress(name, 0.0, "")
+    with naming(name):
+        output.mkdir(parents=True, exist_ok=True)
+        if name != "train":
+            _empty(output)
+        record = _RUN[name](options, inputs, output, on_progress)
+        record.save()
+    on_progress(name, 1.0, "")
+    return record
+
+
+@contextmanager
+def naming(step: str) -> Iterator[None]:
+    """Turn what can go wrong into a StepError."""
+    try:
+        yield
+    except ValidationError as cause:
+        first = cause.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        error = PipelineError(f"{cause.title}: {field}: {first['msg']}")
+        raise StepError(step, error) from cause
+    except _CAUSES as cause:
+        raise StepError(step, cause) from cause
+
+
+def _empty(directory: Path) -> None:
+    for each in directory.iterdir():
+        if each.is_dir():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
+
+
+_Inputs = Mapping[str, Path]
+
+
+def _window(options: RunOptions, _: _Inputs, output: Path, __: OnProgress) -> StepRecord:
+    return choose_window(options.store, options.release, options.window_days, output)
+
+
+def _collect(options: RunOptions, _: _Inputs, output: Path, __: OnProgress) -> StepRecord:
+    return collect(options.events, options.items, output)
+
+
+def _preprocess(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+    from pipeline.preprocess import preprocess
+
+    return preprocess(CollectedEvents.load(inputs["collect"]), options.preprocess, output)
+
+
+def _train(
+    options: RunOptions, inputs: _Inputs, output: Path, on_progress: OnProgress
+) -> StepRecord:
+    with without_native_messages():
+        from pipeline import train
+
+    def on_round(done: train.Round) -> None:
+        share = min(1.0, done.seconds / options.train.max_train_seconds)
+        loss = f"epoch {done.epochs:.1f}, validation loss {done.validation_loss:.3f}"
+        on_progress("train", share, loss)
+
+    return train.train(_prepared(inputs), options.train, output, on_round)
+
+
+def _export(_: RunOptions, inputs: _Inputs, output: Path, __: OnProgress) -> StepRecord:
+    with without_native_messages():
+        from pipeline import export, train
+
+    trained = train.TrainedModel.load(inputs["train"])
+    release = Window.load(inputs["window"]).release
+    return export.export(trained, _prepared(inputs), output, release)
+
+
+def _evaluate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+    with without_native_messages():
+        from pipeline import evaluate, in_service
+
+    rival = in_service.fetch_release_in_service(options.store, output)
+    evaluation = evaluate.evaluate(
+        _exported(inputs),
+        _prepared(inputs),
+        None if rival is None else rival.exported,
+        output,
+        remove_seen=options.remove_seen,
+    )
+    if rival is not None:
+        rival.keep_manifest_only()
+    return evaluation
+
+
+def _index(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+    with without_native_messages():
+        from pipeline import index, samples
+
+    exported, prepared = _exported(inputs), _prepared(inputs)
+    collected = CollectedEvents.load(inputs["collect"])
+    indexed = index.index_articles(
+        exported, prepared, collected, output, recall_target=options.recall_target
+    )
+    shown = samples.sample_predictions(prepared, exported, indexed, collected)
+    samples.write_samples(shown, indexed.samples)
+    return indexed
+
+
+def _copy(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+    from pipeline.copy import copy_model
+
+    return copy_model(_exported(inputs), options.store, output)
+
+
+def _gate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+    with without_native_messages():
+        from pipeline import gate, goldens, in_service
+        from pipeline.copy import discard_copy
+
+    exported, prepared = _exported(inputs), _prepared(inputs)
+    evaluation, indexed = _evaluation(inputs), _indexed(inputs)
+    golden = goldens.ask_goldens(exported, indexed, prepared)
+    candidate = gate.Candidate(evaluation, indexed, prepared, golden.agreement(exported))
+    manifest = in_service.manifest_in_service(evaluation.directory)
+    decision = gate.decide(options.gate, candidate, manifest, time.time(), output)
+    if not decision.lets_through:
+        discard_copy(options.store, exported.release)
+    return decision
+
+
+def _publish(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+    with without_native_messages():
+        from pipeline import gate, publish
+
+    decision = gate.Decision.load(inputs["gate"])
+    if not decision.lets_through:
+        raise PipelineError(f"the gate refused this release: {'; '.join(decision.reasons)}")
+    return publish.publish_release(
+        _exported(inputs),
+        _indexed(inputs),
+        _evaluation(inputs),
+        _prepared(inputs),
+        options.store,
+        output,
+    )
+
+
+def _prepared(inputs: _Inputs) -> PreparedData:
+    return PreparedData.load(inputs["preprocess"])
+
+
+def _exported(inputs: _Inputs) -> "ExportedModel":
+    from pipeline.export import ExportedModel
+
+    return ExportedModel.load(inputs["export"])
+
+
+def _indexed(inputs: _Inputs) -> "IndexedArticles":
+    from pipeline.index import IndexedArticles
+
+    return IndexedArticles.load(inputs["index"])
+
+
+def _evaluation(inputs: _Inputs) -> "Evaluation":
+    from pipeline.evaluate import Evaluation
+
+    return Evaluation.load(inputs["evaluate"])
+
+
+_RUN: Final[Mapping[str, Callable[[RunOptions, _Inputs, Path, OnProgress], StepRecord]]] = {
+    "window": _window,
+    "collect": _collect,
+    "preprocess": _preprocess,
+    "train": _train,
+    "export": _export,
+    "evaluate": _evaluate,
+    "index": _index,
+    "copy": _copy,
+    "gate": _gate,
+    "publish": _publish,
+}
