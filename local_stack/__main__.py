@@ -72,9 +72,9 @@ def up(
         quick = bool(os.environ.get("QUICK"))
         learn_release(DemoOptions(directory, events, items, quick), store, directory / "pipeline")
     start_supervisor(directory, free_ports=free_ports)
-    events_learnt = directory / "pipeline" / "events.parquet"
-    if events_learnt.exists():  # a store that was brought here has none
-        _record_views(read_address(directory / "stack", "recommender"), events_learnt)
+    collected = directory / "pipeline" / "collect"
+    if collected.exists():  # a store that was brought here has none
+        _record_views(read_address(directory / "stack", "recommender"), collected)
     for name in ("recommender", "faiss-server", "model-server"):
         address = read_address(directory / "stack", name)
         metrics = f"http://127.0.0.1:{address.metrics_port}/metrics"
@@ -82,10 +82,10 @@ def up(
     print("`make down` stops it")
 
 
-def _record_views(recommender: Address, events: Path) -> None:
+def _record_views(recommender: Address, collected: Path) -> None:
     with grpc.insecure_channel(recommender.target) as channel:
         stub = pb2_grpc.RecommenderServiceStub(channel)
-        record_views(stub, last_views(events, HISTORY_LENGTH))
+        record_views(stub, last_views(collected, HISTORY_LENGTH))
 
 
 @app.command()

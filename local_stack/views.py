@@ -8,9 +8,13 @@ import duckdb
 __all__ = ["UserViews", "last_views", "titles"]
 
 _LAST_VIEWS = """
-WITH latest AS (
-    SELECT user_id, article_id, max(viewed_at) AS viewed_at, max(file_row_number) AS place
-    FROM read_parquet(?, file_row_number = true) GROUP BY user_id, article_id
+WITH viewed AS (
+    SELECT user_id, unnest(article_ids) AS article_id, unnest(viewed_at) AS viewed_at,
+        generate_subscripts(article_ids, 1) AS place
+    FROM read_parquet(?)
+), latest AS (
+    SELECT user_id, article_id, max(viewed_at) AS viewed_at, max(place) AS place
+    FROM viewed GROUP BY user_id, article_id
 ), numbered AS (
     SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY place DESC) AS age FROM latest
 )
@@ -28,13 +32,15 @@ class UserViews:
     viewed_at: list[int]
 
 
-def last_views(events: Path, count: int) -> list[UserViews]:
-    """Read each user's last `count` articles from the collected table of events.
+def last_views(collected: Path, count: int) -> list[UserViews]:
+    """Read each user's last `count` articles from the folder of the step `collect`.
 
     Each stands at its latest view, as in the recommender's history.
     """
     with duckdb.connect() as connection:
-        rows = connection.execute(_LAST_VIEWS, [str(events), count]).fetchall()
+        rows = connection.execute(
+            _LAST_VIEWS, [str(collected / "histories" / "*.parquet"), count]
+        ).fetchall()
     return [UserViews(*row) for row in rows]
 
 

@@ -153,7 +153,9 @@ def step_command(
     """Run a single step, in a process of its own."""
     if name not in REQUIRES:
         raise typer.BadParameter(f"{name} is no step; the steps are {', '.join(STEPS)}")
-    inputs = {step: Path(folder) for step, _, folder in (one.partition("=") for one in folders or ())}
+    inputs = {
+        step: Path(folder) for step, _, folder in (one.partition("=") for one in folders or ())
+    }
     missing = [step for step in REQUIRES[name] if step not in inputs]
     if missing:
         raise typer.BadParameter(f"{name} also reads --input {missing[0]}=FOLDER")

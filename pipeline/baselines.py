@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from pipeline.examples import parse_examples
 from pipeline.prepared import PreparedData, UserSample
 
-__all__ = ["PopularityBaseline", "Successions", "TransitionsBaseline", "count_successions", "newest_known"]
+__all__ = [
+    "PopularityBaseline",
+    "Successions",
+    "TransitionsBaseline",
+    "count_successions",
+    "newest_known",
+]
 
 _EXAMPLES_AT_ONCE: Final = 8_192
 

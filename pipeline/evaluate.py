@@ -74,9 +74,7 @@ class _Model:
 class _InService:
     """The release in service; an article that it does not have comes last, at the end of all."""
 
-    def __init__(
-        self, exported: ExportedModel, sample: UserSample, vocabulary: Vocabulary
-    ) -> None:
+    def __init__(self, exported: ExportedModel, sample: UserSample, vocabulary: Vocabulary) -> None:
         self._model = _Model(exported, sample)
         self._article_count = len(vocabulary.ids)
         indices = vocabulary.indices(exported.article_ids())
@@ -116,9 +114,7 @@ def evaluate(
         popularity=asked.measure(PopularityBaseline(articles.counts)),
         transitions=asked.measure(transitions),
         in_service=(
-            None
-            if in_service is None
-            else asked.measure(_InService(in_service, sample, articles))
+            None if in_service is None else asked.measure(_InService(in_service, sample, articles))
         ),
         user_count=len(users),
         test_user_count=prepared.test_user_count,

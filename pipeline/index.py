@@ -66,7 +66,9 @@ def index_articles(
     folder = directory / part_path(Part.INDEX, exported.release)
     folder.mkdir(parents=True, exist_ok=True)
     articles, regions = prepared.graph.articles(), prepared.graph.regions()
-    queries, held_out = _sample_of_user_vectors(exported, prepared.sample(), articles, regions, seed)
+    queries, held_out = _sample_of_user_vectors(
+        exported, prepared.sample(), articles, regions, seed
+    )
     built = build_index(
         exported.article_vectors(),
         exported.article_ids(),
@@ -86,14 +88,19 @@ def index_articles(
 
 
 def _sample_of_user_vectors(
-    exported: ExportedModel, sample: UserSample, articles: Vocabulary, regions: Vocabulary, seed: int
+    exported: ExportedModel,
+    sample: UserSample,
+    articles: Vocabulary,
+    regions: Vocabulary,
+    seed: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Vectors of two halves of a sample of users; a single user is in both."""
     users = sample.known_users(articles.ids, _USERS, seed)
     half = len(users) // 2
     tower = ServedTower(exported.saved_model)
     queries, held_out = (
-        _vectors_of_requests(tower, sample, part, regions) for part in (users[half:], users[: half or 1])
+        _vectors_of_requests(tower, sample, part, regions)
+        for part in (users[half:], users[: half or 1])
     )
     return queries, held_out
 

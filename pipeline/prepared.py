@@ -138,8 +138,9 @@ class PreparedData(StepRecord):
 
     @property
     def validation_examples(self) -> tuple[Path, ...]:
-        """Those that training stops on."""
-        return tuple(sorted((self.directory / "examples").glob("validation-*")))
+        """Those that training stops on; where the draw gave none, all of them."""
+        drawn = tuple(sorted((self.directory / "examples").glob("validation-*")))
+        return drawn if self.validation_count else self.examples
 
     def sample(self) -> UserSample:
         """Read the sample of users."""

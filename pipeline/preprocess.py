@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pipeline._quiet import without_native_messages
 from pipeline.collect import CollectedEvents
@@ -12,6 +12,9 @@ from pipeline.errors import TooLittleDataError
 from pipeline.holdout import HoldOut, Scan, choose_hold_out, scan
 from pipeline.options import PreprocessOptions
 from pipeline.prepared import PreparedData
+
+if TYPE_CHECKING:
+    from pipeline.beam_steps import Counts
 
 __all__ = ["preprocess"]
 
@@ -46,6 +49,8 @@ def preprocess(
         others_share=min(1.0, _SAMPLED_OTHERS / seen.user_count),
     )
     counts = make_examples(collected.histories, plan, directory, options.beam_arguments)
+    if not counts.train:
+        counts = _validation_as_training(counts, directory / "examples")
     shutil.rmtree(directory / "beam", ignore_errors=True)
     (directory / "statistics.json").write_text(json.dumps(asdict(counts), indent=1) + "\n")
     prepared = PreparedData(
@@ -80,6 +85,15 @@ def _share_to_validate(collected: CollectedEvents) -> float:
     return min(1.0, most / users)
 
 
+def _validation_as_training(counts: "Counts", examples: Path) -> "Counts":
+    """Learn from the few there are, where all of them were drawn for validation."""
+    for file in [*examples.glob("train-*")]:
+        file.unlink()
+    for file in [*examples.glob("validation-*")]:
+        file.rename(file.with_name(file.name.replace("validation", "train")))
+    return replace(counts, train=counts.validation, validation=0)
+
+
 def _with_vocabularies(prepared: PreparedData, options: PreprocessOptions) -> PreparedData:
     """Count what TensorFlow Transform found. Raises TooLittleDataError."""
     articles = len(prepared.graph.articles().ids)
@@ -91,8 +105,8 @@ def _with_vocabularies(prepared: PreparedData, options: PreprocessOptions) -> Pr
         )
     if prepared.example_count < 1:
         raise TooLittleDataError(
-            f"{prepared.example_count} training examples: no user has enough views besides those "
-            "that are held out (give more events, or another --split)"
+            "no training example is left: no user has enough views besides those that are held "
+            "out (give more events, or another --split)"
         )
     regions = len(prepared.graph.regions().ids)
     return replace(prepared, article_count=articles, region_count=regions)

@@ -63,7 +63,7 @@ def train(
         tower,
         TrainingBatches(prepared.examples, prepared.example_count, batch_size, options.seed),
         prepared.example_count // batch_size,
-        validation_batches(prepared.validation_examples or prepared.examples),
+        validation_batches(prepared.validation_examples),
         options,
     )
     checkpoints = trainer.checkpoints(directory / "checkpoints")

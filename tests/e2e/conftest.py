@@ -35,9 +35,7 @@ def learnt(tmp_path_factory) -> Learnt:
     options = DemoOptions(directory, events, items, quick=True)
     store, workdir = directory / "store", directory / "pipeline"
     manifest = learn_release(options, store, workdir)
-    return Learnt(
-        events, items, store, manifest, last_views(workdir / "events.parquet", HISTORY_LENGTH)
-    )
+    return Learnt(events, items, store, manifest, last_views(workdir / "collect", HISTORY_LENGTH))
 
 
 @dataclass

@@ -104,8 +104,8 @@ def test_up_serves_is_refused_twice_ends_with_its_parts_and_down_leaves_nothing(
     learnt, tmp_path, marked
 ):
     shutil.copytree(learnt.store, tmp_path / "store")
-    (tmp_path / "pipeline").mkdir()
-    shutil.copy(learnt.store.parent / "pipeline" / "events.parquet", tmp_path / "pipeline")
+    collected = learnt.store.parent / "pipeline" / "collect"
+    shutil.copytree(collected, tmp_path / "pipeline" / "collect")
     place = ("--directory", str(tmp_path))
     started = run(marked, "up", "--free-ports", *place)
     assert started.returncode == 0, started.stderr

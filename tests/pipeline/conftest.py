@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.export import ServedTower
-from pipeline.options import RunOptions, TrainOptions
-from pipeline.preprocess import PreparedArrays
+from pipeline.options import PreprocessOptions, RunOptions, TrainOptions
+from pipeline.prepared import UserSample
 from pipeline.run import RunResult, run
+from pipeline.transform import Vocabulary
 from releases.layout import Part, part_path
 
 RELEASE = 1_700_000_000
@@ -66,18 +67,28 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
         events=events,
         items=items,
         store=str(folder / "store"),
-        workdir=folder / "work",
         release=RELEASE,
+        preprocess=PreprocessOptions(split="last-view"),
         train=TrainOptions(
             dimension=16, hidden_units=(32,), learning_rate=1e-2, batch_size=32, max_epochs=10
         ),
     )
-    return TinyRun(run(options), events, folder / "work", folder / "store")
+    return TinyRun(run(options, folder / "work"), events, folder / "work", folder / "store")
 
 
 @pytest.fixture(scope="session")
-def arrays(tiny_run: TinyRun) -> PreparedArrays:
-    return tiny_run.result.prepared.load()
+def sample(tiny_run: TinyRun) -> UserSample:
+    return tiny_run.result.prepared.sample()
+
+
+@pytest.fixture(scope="session")
+def articles(tiny_run: TinyRun) -> Vocabulary:
+    return tiny_run.result.prepared.graph.articles()
+
+
+@pytest.fixture(scope="session")
+def regions(tiny_run: TinyRun) -> Vocabulary:
+    return tiny_run.result.prepared.graph.regions()
 
 
 @pytest.fixture(scope="session")

@@ -38,22 +38,22 @@ def test_the_signature_is_exactly_the_design_s(tiny_run):
     }
 
 
-def test_known_counts_the_ids_that_the_model_knows(tower, arrays):
-    a, b = arrays.vocabulary[:2]
+def test_known_counts_the_ids_that_the_model_knows(tower, articles):
+    a, b = articles.ids[:2]
     assert ask(tower, history_of(a, UNKNOWN, b, b))[1] == 3
     assert ask(tower, history_of(UNKNOWN))[1] == 0
     assert ask(tower, history_of())[1] == 0
 
 
-def test_unknown_ids_change_nothing_wherever_they_stand(tower, arrays):
-    a, b, c = arrays.vocabulary[:3]
+def test_unknown_ids_change_nothing_wherever_they_stand(tower, articles):
+    a, b, c = articles.ids[:3]
     plain, _ = ask(tower, history_of(a, b, c))
     for history in ([UNKNOWN, a, b, c], [a, UNKNOWN, UNKNOWN, b, c], [a, b, c, UNKNOWN]):
         assert np.allclose(ask(tower, history_of(*history))[0], plain, atol=1e-5)
 
 
-def test_order_and_the_newest_view_matter(tower, arrays):
-    a, b = arrays.vocabulary[:2]
+def test_order_and_the_newest_view_matter(tower, articles):
+    a, b = articles.ids[:2]
     assert not np.allclose(ask(tower, history_of(a, b))[0], ask(tower, history_of(b, a))[0])
 
 
@@ -61,29 +61,29 @@ def test_an_empty_history_gives_a_finite_vector(tower):
     assert np.isfinite(ask(tower, history_of())[0]).all()
 
 
-def test_a_region_changes_the_vector_and_an_unknown_one_is_none(tower, arrays):
-    history = history_of(arrays.vocabulary[0])
+def test_a_region_changes_the_vector_and_an_unknown_one_is_none(tower, articles, regions):
+    history = history_of(articles.ids[0])
     nowhere, _ = ask(tower, history)
-    somewhere, _ = ask(tower, history, int(arrays.region_vocabulary[0]))
+    somewhere, _ = ask(tower, history, int(regions.ids[0]))
     unheard_of, _ = ask(tower, history, 12_345)
     assert np.array_equal(nowhere, unheard_of)
     assert not np.allclose(nowhere, somewhere)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
-def test_rows_do_not_depend_on_their_batch(tower, arrays, batch_size):
+def test_rows_do_not_depend_on_their_batch(tower, sample, batch_size):
     users = np.arange(14)
-    histories, regions = arrays.test_histories(users), arrays.target_regions[users]
+    histories, regions = sample.test_histories(users), sample.target_regions[users]
     together, _ = tower.user_vectors(histories, regions)
     apart, _ = tower.user_vectors(histories, regions, batch_size)
     assert np.allclose(together, apart, atol=1e-5)
 
 
-def test_ids_and_vectors_hold_the_articles_without_padding(tiny_run, arrays):
+def test_ids_and_vectors_hold_the_articles_without_padding(tiny_run, articles):
     folder = tiny_run.part(Part.EMBEDDINGS)
     ids, vectors = np.load(folder / ARTICLE_IDS_FILE), np.load(folder / ARTICLE_VECTORS_FILE)
     assert ids.dtype == np.int64
-    assert ids.tolist() == arrays.vocabulary.tolist()
+    assert ids.tolist() == articles.ids.tolist()
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(ids), 16)
     assert vectors.flags.c_contiguous

@@ -6,15 +6,16 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import StepError
 from pipeline.evaluate import Evaluation
-from pipeline.gate import decide
+from pipeline.gate import Candidate, decide
 from pipeline.index import IndexedArticles
 from pipeline.metrics import RankingMetrics
-from pipeline.options import GateOptions, RunOptions, TrainOptions
+from pipeline.options import GateOptions, PreprocessOptions, RunOptions, TrainOptions
 from pipeline.report import report_run
 from pipeline.run import run
 from releases.errors import ReleaseError
@@ -27,6 +28,7 @@ NOW = 1_700_000_000.0
 TRAINING = TrainOptions(
     dimension=16, hidden_units=(32,), learning_rate=1e-2, batch_size=32, max_epochs=10
 )
+LAST_VIEW = PreprocessOptions(split="last-view")
 HEADER = "user_id,item_id,timestamp,region_id"
 
 
@@ -36,6 +38,7 @@ def metrics(hit_rate: float) -> RankingMetrics:
 
 def evaluation(ours=0.5, popularity=0.3, in_service=None, model=None) -> Evaluation:
     return Evaluation(
+        Path("evaluate"),
         model or metrics(ours),
         metrics(popularity),
         metrics(0.4),
@@ -55,14 +58,15 @@ def judged(tiny_run, tmp_path):
     )
     prepared = replace(tiny_run.result.prepared, article_count=100, cut_off=int(NOW) - HOUR)
 
-    def judge(options=None, *, recall=0.995, beside=True, articles=100, **hit_rates):
-        return decide(
-            options or GateOptions(),
+    def judge(options=None, *, recall=0.995, beside=True, articles=100, agreement=1.0, **hit_rates):
+        candidate = Candidate(
             evaluation(**{"in_service": 0.5 if beside else None, **hit_rates}),
-            IndexedArticles(tmp_path, "IVF4,Flat", 4, 2, recall),
+            IndexedArticles(tmp_path, RELEASE + 1, "IVF4,Flat", 4, 2, recall),
             replace(prepared, article_count=articles),
-            manifest if beside else None,
-            NOW,
+            agreement,
+        )
+        return decide(
+            options or GateOptions(), candidate, manifest if beside else None, NOW, tmp_path
         )
 
     return judge
@@ -83,6 +87,7 @@ def test_a_release_as_good_as_the_one_in_service_passes(judged):
             "HR@200 / that of release 1700000000 when it came is 0.68, must be >= 0.7",
         ),
         ({"articles": 79}, "articles / release 1700000000 is 0.79, must be >= 0.8"),
+        ({"agreement": 0.05}, "golden users, as exact search is 0.05, must be >= 0.95"),
         ({"recall": 0.98}, "index recall@200 is 0.98, must be >= 0.99"),
         (
             {"options": GateOptions(max_age_hours=0.5)},
@@ -121,12 +126,12 @@ def store(tiny_run, tmp_path):
 
 
 def options(tmp_path, store, events, **more) -> RunOptions:
-    fields = {"items": None, "workdir": tmp_path / "work", "train": TRAINING, **more}
+    fields = {"items": None, "train": TRAINING, "preprocess": LAST_VIEW, **more}
     return RunOptions(events=events, store=store, release=RELEASE + 1, **fields)
 
 
 def test_the_same_log_again_passes_beside_the_release_in_service(tiny_run, store, tmp_path):
-    result = run(options(tmp_path, store, tiny_run.events))
+    result = run(options(tmp_path, store, tiny_run.events), tmp_path / "work")
     assert result.manifest is not None, result.decision.reasons
     assert ReleaseStore(store).usable() == [RELEASE + 1, RELEASE]
     # Asked through its own model: what it was measured to be when it came, on the same users.
@@ -147,7 +152,7 @@ def poisoned(tmp_path):
 
 def test_a_poisoned_log_is_refused_and_the_old_release_stays(store, tmp_path):
     before = ReleaseStore(store).listing()
-    result = run(options(tmp_path, store, poisoned(tmp_path)))
+    result = run(options(tmp_path, store, poisoned(tmp_path)), tmp_path / "work")
     assert result.manifest is None
     assert any("when it came" in reason for reason in result.decision.reasons)
     assert ReleaseStore(store).listing() == before
@@ -158,7 +163,7 @@ def test_a_poisoned_log_is_refused_and_the_old_release_stays(store, tmp_path):
 
 def test_a_refused_release_is_published_when_told_to(store, tmp_path):
     told = options(tmp_path, store, poisoned(tmp_path), gate=GateOptions(publish_anyway=True))
-    result = run(told)
+    result = run(told, tmp_path / "work")
     assert not result.decision.accepted
     assert ReleaseStore(store).usable()[0] == RELEASE + 1
 
@@ -182,5 +187,5 @@ def test_a_release_in_service_that_cannot_be_had_whole_ends_the_run(tiny_run, st
     vectors = tmp_path / "store" / part_path(Part.EMBEDDINGS, RELEASE) / ARTICLE_VECTORS_FILE
     vectors.write_bytes(vectors.read_bytes()[:-1])
     with pytest.raises(StepError, match=r"^evaluate: .*vectors") as failed:
-        run(options(tmp_path, store, tiny_run.events))
+        run(options(tmp_path, store, tiny_run.events), tmp_path / "work")
     assert isinstance(failed.value.__cause__, ReleaseError)

@@ -36,10 +36,9 @@ def test_a_run_holds_half_of_the_users_out(tiny_run, monkeypatch, tmp_path):
         return build_index(vectors, ids, queries, held_out=held_out, **options)
 
     monkeypatch.setattr(pipeline.index, "build_index", build)
-    staging = tiny_run.workdir / "staging"
-    exported = pipeline.index.ExportedModel(staging, 1_700_000_000, 16, 60)
-    monkeypatch.setattr(pipeline.index, "part_path", lambda *_: tmp_path)
-    index_articles(exported, tiny_run.result.prepared, tiny_run.result.collected)
+    result = tiny_run.result
+    exported = pipeline.index.ExportedModel.load(tiny_run.workdir / "export")
+    index_articles(exported, result.prepared, result.collected, tmp_path)
     # Each user is asked with the region and without.
     assert len(given["queries"]) == pytest.approx(len(given["held_out"]), abs=2)
-    assert len(given["queries"]) + len(given["held_out"]) == 2 * tiny_run.result.prepared.user_count
+    assert len(given["queries"]) + len(given["held_out"]) == 2 * result.collected.user_count

@@ -1,15 +1,22 @@
 """Ranks, metrics and baselines against numbers worked out by hand."""
 
+import itertools
+from collections import Counter
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as numpy_arrays
 
-from pipeline.baselines import PopularityBaseline, TransitionsBaseline
+from pipeline.baselines import (
+    PopularityBaseline,
+    Successions,
+    TransitionsBaseline,
+    count_successions,
+)
 from pipeline.metrics import MISSED, measure, rank_targets, top_columns
-from pipeline.preprocess import PreparedArrays
-from pipeline.windows import find_repeats
 
 NONE_SEEN = np.zeros((1, 4), bool)
 
@@ -68,34 +75,32 @@ def test_ranks_equal_a_sort_that_puts_the_target_behind_its_equals(scores, seen,
         assert ranks[row] == order.index(target) + 1
 
 
-@pytest.fixture
-def three_users():
-    """Vocabulary 10, 20, 30; users: 10 20 10 20 | 20 30 | (unknown) 10."""
-    offsets = np.array([0, 4, 6, 8])
-    article_ids = np.array([10, 20, 10, 20, 20, 30, 99, 10])
-    repeats = find_repeats(article_ids, offsets)
-    return PreparedArrays(
-        vocabulary=np.array([10, 20, 30]),
-        article_views=np.array([3, 3, 1]),
-        region_vocabulary=np.array([], np.int64),
-        offsets=offsets,
-        articles=np.array([1, 2, 1, 2, 2, 3, 0, 1], np.int32),
-        article_ids=article_ids,
-        regions=np.zeros(8, np.int32),
-        until_again=repeats.until_again,
-        distinct=repeats.distinct,
-        targets=np.array([10, 10, 20]),
-        target_regions=np.full(3, -1),
-    )
+VIEWS = np.array([3, 3, 1])
 
 
-def test_popularity_scores_are_the_views(three_users):
-    scores = PopularityBaseline(three_users).scores(np.arange(2))
+def test_popularity_scores_are_the_views():
+    scores = PopularityBaseline(VIEWS).scores(np.arange(2))
     assert scores.tolist() == [[3, 3, 1], [3, 3, 1]]
 
 
-def test_transitions_count_successions_and_fall_back_to_popularity(three_users):
-    scores = TransitionsBaseline(three_users).scores(np.arange(3))
-    # After 20 came 10 once and 30 once; nothing came after 30; after 10 came 20 twice.
-    assert np.floor(scores).tolist() == [[1, 0, 1], [0, 0, 0], [0, 2, 0]]
-    assert (scores % 1).tolist() == [[0.75, 0.75, 0.25]] * 3
+def test_transitions_count_successions_and_fall_back_to_popularity():
+    """Users viewed 1 2 1 2 | 2 3 | 1, of the articles 1, 2 and 3."""
+    successions = Successions(np.array([1, 2, 1, 2]), np.array([2, 1, 2, 3]), 3)
+    scores = TransitionsBaseline(successions, VIEWS, np.array([2, 3, 1, 0])).scores(np.arange(4))
+    # After 2 came 1 once and 3 once; nothing came after 3; after 1 came 2 twice; 0 knows nothing.
+    assert np.floor(scores).tolist() == [[1, 0, 1], [0, 0, 0], [0, 2, 0], [0, 0, 0]]
+    assert (scores % 1).tolist() == [[0.75, 0.75, 0.25]] * 4
+
+
+def test_successions_are_read_off_the_examples(tiny_run):
+    """Against the views themselves: two known ones, one after the other, of one user."""
+    prepared, collected = tiny_run.result.prepared, tiny_run.result.collected
+    articles, expected = prepared.graph.articles(), Counter()
+    for views in pq.read_table(collected.histories[0])["article_ids"].to_pylist():
+        known = [i for i in articles.indices(np.array(views[:-1], np.int64)).tolist() if i]
+        expected.update(itertools.pairwise(known))
+    found = count_successions(prepared)
+    for former in range(1, len(articles.ids) + 1):
+        latter, counts = found.after(former)
+        wanted = {b: n for (a, b), n in expected.items() if a == former}
+        assert dict(zip(latter.tolist(), counts.tolist(), strict=True)) == wanted

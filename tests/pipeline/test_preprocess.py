@@ -1,16 +1,25 @@
-"""Vocabulary, held-out targets and windows."""
+"""Vocabulary, held-out targets, examples, and the one transform graph of training and serving."""
+
+import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.collect import collect
 from pipeline.errors import TooLittleDataError
-from pipeline.examples import split_examples
+from pipeline.examples import cut_examples, parse_examples
+from pipeline.holdout import HoldOut, Scan, Views, choose_hold_out
 from pipeline.options import PreprocessOptions
+from pipeline.prepared import PreparedData
 from pipeline.preprocess import preprocess
+from pipeline.transform import ARTICLE_INDICES, ARTICLES, REGION_INDICES, REGIONS
 from pipeline.windows import find_repeats, history_windows
+
+# What Beam and TensorFlow Transform warn of is not of our making.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 ROWS = [
     ("ann", 5, 1, 70),
@@ -18,10 +27,14 @@ ROWS = [
     ("ann", 5, 3, 70),
     ("ann", 3, 4, 71),
     ("ann", 8, 9, 71),
+    ("bob", 1, 0, ""),
     ("bob", 9, 1, ""),
     ("bob", 3, 2, ""),
     ("bob", 5, 3, ""),
     ("cat", 7, 1, 70),
+    ("dan", 5, 2, 70),
+    ("dan", 3, 4, 71),
+    ("dan", 9, 5, 71),
 ]
 
 
@@ -30,58 +43,138 @@ def latest_views(views):
     return list(dict.fromkeys(views[::-1].tolist()))[:50]
 
 
-@pytest.fixture
-def prepare(tmp_path):
-    def run(rows, least=2):
-        events = tmp_path / "events.csv"
+def read_examples(files):
+    records = [r.numpy() for r in tf.data.TFRecordDataset(list(map(str, files)), "GZIP")]
+    return {name: value.numpy() for name, value in parse_examples(records).items()}
+
+
+@pytest.fixture(scope="module")
+def prepare(tmp_path_factory):
+    def run(rows, **options):
+        folder = tmp_path_factory.mktemp("prepare")
+        events = folder / "events.csv"
         lines = [",".join(map(str, row)) for row in rows]
         events.write_text("\n".join(["user_id,item_id,timestamp,region_id", *lines]))
-        collected = collect(events, None, tmp_path)
-        return preprocess(collected, PreprocessOptions(min_article_views=least), tmp_path)
+        collected = collect(events, None, folder / "collect")
+        directory = folder / "preprocess"
+        directory.mkdir()
+        chosen = PreprocessOptions(**{"split": "last-view", **options})
+        preprocess(collected, chosen, directory).save()
+        return PreparedData.load(directory)
 
     return run
 
 
-def test_the_vocabulary_is_in_descending_frequency_and_smaller_ids_come_first(prepare):
-    prepared = prepare(ROWS)
-    arrays = prepared.load()
-    assert arrays.vocabulary.tolist() == [3, 5, 9]  # 7 and 8 are rare
-    assert arrays.article_views.tolist() == [2, 2, 2]
-    assert arrays.region_vocabulary.tolist() == [70, 71]
-    assert prepare(ROWS, least=1).load().vocabulary.tolist() == [3, 5, 9, 7]
-    assert prepare(ROWS[::-1]).load().vocabulary.tolist() == [3, 5, 9]
+@pytest.fixture(scope="module")
+def prepared(prepare):
+    return prepare(ROWS)
 
 
-def test_the_last_view_of_each_user_is_the_target_and_in_no_count(prepare):
-    arrays = prepare(ROWS, least=1).load()
-    assert arrays.targets.tolist() == [8, 5, -1]
-    assert arrays.target_regions.tolist() == [71, -1, -1]
-    assert 8 not in arrays.vocabulary
-    assert arrays.offsets.tolist() == [0, 4, 6, 7]
-    assert arrays.article_ids.tolist() == [5, 9, 5, 3, 9, 3, 7]
-    assert arrays.articles.tolist() == [2, 3, 2, 1, 3, 1, 4]
-    assert arrays.regions.tolist() == [1, 2, 1, 2, 0, 0, 1]
+def test_the_vocabulary_is_in_descending_frequency_without_rare_articles(prepared):
+    articles, regions = prepared.graph.articles(), prepared.graph.regions()
+    assert dict(zip(articles.ids.tolist(), articles.counts.tolist(), strict=True)) == {
+        5: 3,
+        3: 3,
+        9: 2,
+    }
+    assert articles.counts.tolist() == [3, 3, 2]
+    assert set(regions.ids.tolist()) == {70, 71}  # -1, unknown, is no region
+    assert (prepared.article_count, prepared.region_count) == (3, 2)
 
 
-def test_rare_articles_stay_as_raw_ids_and_become_index_0(prepare):
-    arrays = prepare([*ROWS, ("bob", 1, 0, "")]).load()
-    assert arrays.article_ids.tolist() == [5, 9, 5, 3, 1, 9, 3, 7]
-    assert arrays.articles.tolist() == [2, 3, 2, 1, 0, 3, 1, 0]
+def test_the_last_view_of_each_user_is_the_target_and_in_no_count(prepared):
+    sample = prepared.sample()
+    assert sample.user_ids == ("ann", "bob", "cat", "dan")
+    assert sample.targets.tolist() == [8, 5, -1, 9]
+    assert sample.target_regions.tolist() == [71, -1, -1, 71]
+    assert sample.offsets.tolist() == [0, 4, 7, 8, 10]
+    assert sample.article_ids.tolist() == [5, 9, 5, 3, 1, 9, 3, 7, 5, 3]
+    assert 8 not in prepared.graph.articles().ids
+    assert prepared.test_user_count == 3
 
 
-def test_histories_are_newest_first_with_and_without_the_target(prepare):
-    arrays = prepare(ROWS).load()
-    users = np.arange(3)
-    before, served = arrays.test_histories(users), arrays.served_histories(users)
-    assert before.shape == served.shape == (3, 50)
+def test_histories_are_newest_first_with_and_without_the_target(prepared):
+    users = np.arange(4)
+    sample = prepared.sample()
+    before, served = sample.test_histories(users), sample.served_histories(users)
+    assert before.shape == served.shape == (4, 50)
     assert before[0, :4].tolist() == [3, 5, 9, -1]  # 5 was viewed twice
     assert served[0, :5].tolist() == [8, 3, 5, 9, -1]
     assert served[2, :2].tolist() == [7, -1]
 
 
-def test_times_of_the_training_views_and_the_cut_off_are_kept(prepare):
-    prepared = prepare(ROWS)
-    assert (prepared.first_event, prepared.last_event, prepared.cut_off) == (1, 4, 9)
+def test_times_of_the_training_views_and_the_cut_off_are_kept(prepared):
+    assert (prepared.first_event, prepared.last_event, prepared.cut_off) == (0, 4, 9)
+
+
+def test_every_view_of_a_known_article_that_has_one_before_it_is_an_example(prepared):
+    """Whether drawn for validation or not: ann 9, 5, 3; bob 9, 3 (after a rare one); dan 3."""
+    assert prepared.example_count + prepared.validation_count == 6
+    articles = prepared.graph.articles().ids
+    found = read_examples([*prepared.examples, *prepared.validation_examples])
+    rows = {
+        (
+            tuple(articles[i - 1] if i else 0 for i in history[:3].tolist()),
+            int(articles[label]),
+        )
+        for history, label in zip(found["history"], found["label"], strict=True)
+    }
+    assert rows == {
+        ((5, 0, 0), 9),
+        ((9, 5, 0), 5),
+        ((5, 9, 0), 3),
+        ((0, 0, 0), 9),
+        ((9, 0, 0), 3),
+        ((5, 0, 0), 3),
+    }
+
+
+def test_the_examples_are_what_the_served_graph_makes_of_the_raw_views(tiny_run):
+    """Row for row: raw windows through the graph inside the SavedModel, against the records."""
+    prepared, sample = tiny_run.result.prepared, tiny_run.result.prepared.sample()
+    known = np.isin(sample.article_ids, prepared.graph.articles().ids)
+    owners = np.repeat(np.arange(len(sample.targets)), np.diff(sample.offsets))
+    begins = sample.offsets[:-1][owners]
+    places = np.flatnonzero((np.arange(len(known)) > begins) & known)
+    raw = history_windows(sample.article_ids, sample.repeats, begins[places], places, -1)
+    model = tf.saved_model.load(str(tiny_run.workdir / "export" / "models/user_tower/1700000000"))
+    transformed = model.graph.transform_fn(
+        {
+            ARTICLES: tf.RaggedTensor.from_tensor(raw),
+            REGIONS: tf.RaggedTensor.from_tensor(np.full((len(raw), 1), -1)),
+        }
+    )
+    served = transformed[ARTICLE_INDICES].to_tensor().numpy()
+    assert not transformed[REGION_INDICES].to_tensor().numpy().any()
+    labels = prepared.graph.articles().indices(sample.article_ids[places]) - 1
+    expected = sorted(zip(map(tuple, served.tolist()), labels.tolist(), strict=True))
+    found = read_examples([*prepared.examples, *prepared.validation_examples])
+    rows = sorted(zip(map(tuple, found["history"].tolist()), found["label"].tolist(), strict=True))
+    assert rows == expected
+
+
+def test_a_split_by_time_learns_nothing_that_came_after_it(prepare):
+    """The newest two of ten users are asked: all that came since the earlier one of them."""
+    rows = [
+        (f"u{n:02}", article, 100 * n + article, "") for n in range(20) for article in (1, 2, 3)
+    ]
+    rows += [("u00", 4, 5_000, ""), ("late", 1, 4_000, "")]
+    prepared = prepare(rows, split="time", min_article_views=1)
+    assert prepared.split_since == 1903  # u19's last view; u00 came back after it
+    assert prepared.test_user_count == 2
+    assert prepared.last_event == 1902
+    sample = prepared.sample()
+    tested = {
+        sample.user_ids[u]: int(sample.targets[u]) for u in np.flatnonzero(sample.targets > 0)
+    }
+    assert tested == {"u00": 4, "u19": 3}
+    assert sample.test_histories(np.array([sample.user_ids.index("u00")]))[0, :4].tolist() == [
+        3,
+        2,
+        1,
+        -1,
+    ]
+    assert 4 not in prepared.graph.articles().ids
 
 
 @pytest.mark.parametrize(
@@ -89,7 +182,7 @@ def test_times_of_the_training_views_and_the_cut_off_are_kept(prepare):
     [
         ([("ann", 1, 1, ""), ("ann", 2, 2, "")], "at least 2 are needed"),
         ([(user, 1 + n, n, "") for user in "abcd" for n in range(2)], "1 articles have"),
-        ([(user, n % 2, n, "") for n, user in enumerate("abcd")], "no user has 3 views"),
+        ([(user, n % 2, n, "") for n, user in enumerate("abcd")], "no training example is left"),
     ],
 )
 def test_too_little_to_learn_from_is_refused(prepare, rows, message):
@@ -97,22 +190,60 @@ def test_too_little_to_learn_from_is_refused(prepare, rows, message):
         prepare(rows)
 
 
-def test_no_training_example_has_a_test_target_or_a_validation_label_in_it(arrays):
-    training, validation = split_examples(arrays, np.random.default_rng(0))
-    last = set((arrays.offsets[1:] - 1).tolist())
-    assert len(validation) > 0
-    assert set(validation.places.tolist()) <= last
-    assert not set(training.places.tolist()) & set(validation.places.tolist())
-    # Sequences hold training views only, and each window ends before its label.
-    assert len(arrays.articles) == arrays.offsets[-1]
-    owners = arrays.owners()
-    for place, begin, history in zip(
-        training.places, training.begins, training.batch().history, strict=True
-    ):
-        views = latest_views(arrays.articles[begin:place])
-        assert history[: len(views)].tolist() == views
-        assert not history[len(views) :].any()
-        assert owners[begin] == owners[place]
+def test_users_with_too_few_views_are_not_learnt_from(prepare):
+    prepared = prepare(ROWS, min_user_views=4, min_article_views=1)
+    assert prepared.user_count == 2  # ann and bob
+    assert 7 not in prepared.graph.articles().ids
+
+
+def test_more_users_than_asked_for_are_sampled(prepare):
+    rows = [(f"u{n:03}", 1 + (n + k) % 7, k, "") for n in range(300) for k in range(4)]
+    prepared = prepare(rows, max_test_users=30)
+    tested = int((prepared.sample().targets >= 0).sum())
+    assert prepared.test_user_count == 300
+    assert 10 <= tested <= 60
+
+
+def test_users_who_left_the_known_articles_far_behind_are_too_little(prepare):
+    """Each views two known articles and then sixty that nobody else views."""
+    known = [(user, article, article, "") for user in "abc" for article in (1, 2)]
+    rare = [
+        (user, 1_000 * (1 + "abc".index(user)) + n, 9 + n, "") for user in "abc" for n in range(60)
+    ]
+    prepared = prepare([*known, *rare])
+    articles = prepared.graph.articles().ids
+    assert sorted(articles.tolist()) == [1, 2]
+    with pytest.raises(TooLittleDataError, match="among the last 50"):
+        prepared.sample().known_users(articles, 16, seed=1)
+
+
+def test_a_user_with_many_views_is_cut_like_any_other():
+    views = np.arange(5_000) % 777
+    examples = cut_examples(np.array([0, 5_000]), views, views + 1, np.zeros(5_000, np.int64))
+    assert len(examples) == 4_999
+    assert examples.history[-1].tolist() == latest_views(views[:-1] + 1)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=6).map(sorted), min_size=1),
+    st.integers(1, 5),
+)
+def test_each_split_is_as_defined_for_any_views(times, most):
+    offsets = np.concatenate([[0], np.cumsum([len(t) for t in times])]).astype(np.int64)
+    flat = np.array([t for user in times for t in user], np.int64)
+    views = Views(offsets, flat, flat, flat)
+    seen = Scan(views.counts, flat[offsets[1:] - 1])
+    for split in ("time", "last-view"):
+        hold_out = choose_hold_out(split, seen, most)
+        counts, tested = hold_out.training_counts(views), hold_out.is_tested(views)
+        for user, at in enumerate(times):
+            if split == "last-view":
+                learnt = at[:-1] if len(at) > 1 else at
+            else:
+                learnt = [t for t in at if t < hold_out.since]
+            assert counts[user] == len(learnt)
+            assert tested[user] == (len(at) > 1 and len(learnt) < len(at))
+    assert dataclasses.astuple(HoldOut("last-view")) == ("last-view", None)
 
 
 @given(st.lists(st.integers(0, 200), min_size=1, max_size=4), st.integers(1, 90), st.data())
@@ -147,22 +278,3 @@ def test_without_repeats_a_window_is_the_last_50_views():
     assert rows[0].tolist() == list(range(200, 150, -1))
     assert rows[1].tolist() == list(range(300, 250, -1))
     assert rows[2].tolist() == [*range(30, 0, -1), *[0] * 20]
-
-
-def test_users_are_drawn_among_those_whose_history_is_known(prepare):
-    unknown = [(f"u{n:03}", 1_000 + n, n, "") for n in range(400)]
-    arrays = prepare([*ROWS, *unknown]).load()
-    assert sorted(arrays.sample_known_users(16, seed=1).tolist()) == [0, 1]
-    assert len(arrays.sample_known_users(1, seed=1)) == 1
-
-
-def test_users_who_left_the_known_articles_far_behind_are_too_little(prepare):
-    """Each views two known articles and then sixty that nobody else views."""
-    known = [(user, article, article, "") for user in "abc" for article in (1, 2)]
-    rare = [
-        (user, 1_000 * (1 + "abc".index(user)) + n, 9 + n, "") for user in "abc" for n in range(60)
-    ]
-    arrays = prepare([*known, *rare]).load()
-    assert arrays.vocabulary.tolist() == [1, 2]
-    with pytest.raises(TooLittleDataError, match="among the last 50"):
-        arrays.sample_known_users(16, seed=1)

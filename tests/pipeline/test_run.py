@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipeline.publish
 from pipeline import __main__ as command_line
 from pipeline.errors import StepError
 from pipeline.export import ServedTower
+from pipeline.goldens import Goldens
 from pipeline.options import RunOptions, TrainOptions
 from pipeline.report import report_run
 from pipeline.run import run
@@ -63,7 +63,7 @@ def test_golden_histories_answer_through_model_and_exact_search(tiny_run, tower)
         assert np.isin(best, golden.expected_article_ids).mean() >= golden.min_overlap
 
 
-def test_popular_articles_are_counted_overall_and_for_each_region(tiny_run, arrays):
+def test_popular_articles_are_counted_overall_and_for_each_region(tiny_run, articles):
     with np.load(tiny_run.part(Part.INDEX) / POPULAR_FILE) as popular:
         regions, ids, views = popular["region_ids"], popular["article_ids"], popular["views"]
     assert {array.dtype for array in (regions, ids, views)} == {np.dtype(np.int64)}
@@ -71,7 +71,7 @@ def test_popular_articles_are_counted_overall_and_for_each_region(tiny_run, arra
     assert overall[: overall.sum()].all()
     with tiny_run.events.open(newline="") as stream:
         events = list(csv.DictReader(stream))
-    known = set(arrays.vocabulary.tolist())
+    known = set(articles.ids.tolist())
     for region in (-1, 9, 70, 71):
         here = [e for e in events if region < 0 or e["region_id"] == str(region)]
         counts = Counter(article for e in here if (article := int(e["item_id"])) in known)
@@ -80,14 +80,14 @@ def test_popular_articles_are_counted_overall_and_for_each_region(tiny_run, arra
         assert list(zip(ids[listed], views[listed], strict=True)) == expected
     assert set(regions) == {-1, 9, 70, 71}
     # The last views count here, and nowhere in what the evaluation compares with.
-    assert views[overall].sum() > arrays.article_views.sum()
+    assert views[overall].sum() > articles.counts.sum()
 
 
-def test_integer_columns_of_the_items_become_attributes(tiny_run, arrays):
+def test_integer_columns_of_the_items_become_attributes(tiny_run, articles):
     with np.load(tiny_run.part(Part.INDEX) / ATTRIBUTES_FILE) as attributes:
         assert set(attributes.files) == {"article_ids", "attribute:genre"}
         ids = attributes["article_ids"]
-        assert ids.tolist() == sorted(arrays.vocabulary.tolist())
+        assert ids.tolist() == sorted(articles.ids.tolist())
         assert attributes["attribute:genre"].tolist() == (ids % 7).tolist()
 
 
@@ -96,24 +96,21 @@ def test_a_release_that_exists_is_refused_before_anything_is_learnt(tiny_run, tm
         events=tiny_run.events,
         items=None,
         store=str(tiny_run.store),
-        workdir=tmp_path,
         release=tiny_run.result.manifest.release,
     )
-    with pytest.raises(StepError, match=r"^publish: .* already has release"):
-        run(options)
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(StepError, match=r"^window: .* already has release"):
+        run(options, tmp_path / "work")
+    assert not (tmp_path / "work" / "collect").exists()
 
 
 def test_a_failing_step_is_named_and_leaves_the_store_as_it_was(tiny_run, tmp_path):
     events = tmp_path / "events.csv"
     events.write_text("user_id,item_id,timestamp\nann,1,1\nann,2,2\nbob,1,1\n")
-    options = RunOptions(
-        events=events, items=None, store=str(tmp_path / "store"), workdir=tmp_path / "w", release=5
-    )
+    options = RunOptions(events=events, items=None, store=str(tmp_path / "store"), release=5)
     with pytest.raises(StepError, match=r"^preprocess: .*at least 2 are needed"):
-        run(options)
+        run(options, tmp_path / "work")
     with pytest.raises(StepError, match=r"^collect: .*no such file"):
-        run(replace(options, events=tmp_path / "none.csv"))
+        run(replace(options, events=tmp_path / "none.csv"), tmp_path / "work")
     assert not (tmp_path / "store").exists()
 
 
@@ -167,11 +164,10 @@ def test_goldens_are_found_where_hardly_any_user_has_a_known_article(tmp_path):
         events=tmp_path / "events.csv",
         items=None,
         store=str(tmp_path / "store"),
-        workdir=tmp_path / "work",
         release=7,
         train=TrainOptions(dimension=8, hidden_units=(8,), max_epochs=1),
     )
-    result = run(options)
+    result = run(options, tmp_path / "work")
     assert len(result.manifest.golden_histories) == 3
     assert verify(ReleaseStore(options.store), 7) == result.manifest
 
@@ -179,17 +175,16 @@ def test_goldens_are_found_where_hardly_any_user_has_a_known_article(tmp_path):
 def test_a_manifest_that_is_not_sound_is_a_step_s_error_of_one_line(
     tiny_run, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline.publish, "_goldens", lambda *_: ((), ()))
+    monkeypatch.setattr(Goldens, "queries", lambda _: ())
     options = RunOptions(
         events=tiny_run.events,
         items=None,
         store=str(tmp_path / "store"),
-        workdir=tmp_path / "work",
         release=8,
         train=TrainOptions(dimension=8, hidden_units=(8,), max_epochs=1),
     )
     with pytest.raises(StepError, match=r"^publish: Manifest: golden_queries: .*at least 1 item"):
-        run(options)
+        run(options, tmp_path / "work")
     assert not (tmp_path / "store").exists()
 
 
@@ -209,8 +204,8 @@ def test_the_report_of_a_run_names_model_and_baselines(tiny_run, tmp_path):
     assert Path(tmp_path / "report.json").exists()
 
 
-def test_the_same_model_is_read_back_from_the_store(tiny_run, tower, arrays):
-    again = ServedTower(tiny_run.workdir / "staging" / f"models/user_tower/{1_700_000_000}")
+def test_the_same_model_is_read_back_from_the_store(tiny_run, tower, sample):
+    again = ServedTower(tiny_run.workdir / "export" / f"models/user_tower/{1_700_000_000}")
     users = np.arange(5)
-    inputs = arrays.test_histories(users), arrays.target_regions[users]
+    inputs = sample.test_histories(users), sample.target_regions[users]
     assert np.array_equal(again.user_vectors(*inputs)[0], tower.user_vectors(*inputs)[0])
