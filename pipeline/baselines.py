@@ -1,6 +1,5 @@
 """What the model must beat: popularity, and first-order transitions."""
 
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +41,7 @@ class Successions:
         self, former: NDArray[np.int64], latter: NDArray[np.int64], article_count: int
     ) -> None:
         size = article_count + 1
-        pairs, self._counts = np.unique(former * size + latter, return_counts=True)
+        pairs, self._counts = np.unique(former.astype(np.int64) * size + latter, return_counts=True)
         self._begins = np.searchsorted(pairs // size, np.arange(size + 1))
         self._latter = pairs % size
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+
 from pipeline.export import ExportedModel
 from pipeline.records import StepRecord
 

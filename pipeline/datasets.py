@@ -1,4 +1,4 @@
-"""Training examples as `tf.data`: each epoch in an order of its own, which a repeated run repeats."""
+"""Training examples as `tf.data`: each epoch in its own order, the same in a repeated run."""
 
 from collections.abc import Sequence
 from pathlib import Path

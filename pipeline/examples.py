@@ -69,7 +69,7 @@ def cut_examples(
 
 
 def parse_examples(records: Any) -> dict[str, Any]:
-    """Parse a batch of serialised examples into int64 tensors [n, 50], [n] and [n]."""
+    """Parse a batch of serialised examples into int32 tensors [n, 50], [n] and [n]."""
     import tensorflow as tf  # noqa: PLC0415 - the Beam workers cut examples and parse none
 
     spec = {
@@ -77,8 +77,8 @@ def parse_examples(records: Any) -> dict[str, Any]:
         REGION: tf.io.FixedLenFeature([], tf.int64),
         LABEL: tf.io.FixedLenFeature([], tf.int64),
     }
-    parsed: dict[str, Any] = tf.io.parse_example(records, spec)
-    return parsed
+    parsed = tf.io.parse_example(records, spec)
+    return {name: tf.cast(values, tf.int32) for name, values in parsed.items()}
 
 
 def _lists(values: NDArray[np.int64], length: int = 1) -> pa.Array:

@@ -61,7 +61,8 @@ class HoldOut:
         if self.since is None:
             return np.where(views.counts >= 2, views.counts - 1, views.counts)
         before = np.concatenate([[0], np.cumsum(views.viewed_at < self.since)])
-        return before[views.offsets[1:]] - before[views.offsets[:-1]]
+        counts: NDArray[np.int64] = before[views.offsets[1:]] - before[views.offsets[:-1]]
+        return counts
 
     def is_tested(self, views: Views) -> NDArray[np.bool_]:
         """Tell which users have a last view that is held out, and one before it, bool[users]."""
@@ -106,5 +107,6 @@ def choose_hold_out(split: Split, seen: Scan, most_tested: int) -> HoldOut:
 
 def _offsets(lists: pa.Array) -> NDArray[np.int64]:
     """Offsets from zero: those of a slice begin where the slice does."""
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    return offsets - offsets[0]
+    offsets: NDArray[np.int64] = lists.offsets.to_numpy().astype(np.int64)
+    offsets -= offsets[0]
+    return offsets

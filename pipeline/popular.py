@@ -15,7 +15,8 @@ _MOST: Final = 6_000  # the API's largest limit and the longest exclusions, with
 _COUNT: Final = """
 WITH viewed AS (SELECT * FROM read_parquet(?) SEMI JOIN vocabulary USING (article_id)),
 counted AS (
-    SELECT CAST(-1 AS BIGINT) AS region_ids, article_id AS article_ids, CAST(sum(views) AS BIGINT) AS views
+    SELECT CAST(-1 AS BIGINT) AS region_ids, article_id AS article_ids,
+        CAST(sum(views) AS BIGINT) AS views
     FROM viewed GROUP BY article_id
     UNION ALL
     SELECT region_id, article_id, views FROM viewed WHERE region_id >= 0

@@ -20,7 +20,7 @@ from pipeline.collect import CollectedEvents
 from pipeline.errors import PipelineError, StepError
 from pipeline.options import RunOptions
 from pipeline.prepared import PreparedData
-from pipeline.records import StepRecord, has_ended
+from pipeline.records import has_ended
 from pipeline.steps import REQUIRES, OnProgress, naming, run_step
 from releases._atomic import replacing
 
@@ -199,7 +199,7 @@ def _result(state: _State) -> RunResult:
     def load(kind: type[Any], step: str) -> Any:
         return kind.load(state.folder(step))
 
-    published: StepRecord | None = None
+    published = None
     if has_ended(state.folder("publish")):
         published = PublishedRelease.load(state.folder("publish"))
     return RunResult(

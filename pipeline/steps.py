@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pipeline.evaluate import Evaluation
     from pipeline.export import ExportedModel
     from pipeline.index import IndexedArticles
-    from pipeline.train import TrainedModel
 
 __all__ = ["REQUIRES", "STEPS", "OnProgress", "naming", "run_step"]
 

@@ -54,7 +54,9 @@ class _State(tf.Module):  # type: ignore[misc] # tensorflow has no types
 
     def __init__(self, tower: UserTower, optimizer: Any) -> None:
         super().__init__()
-        self.tower, self.optimizer = tower, optimizer
+        # With the states of what is drawn at random, which Keras counts among the variables.
+        self.tower = [variable.value for variable in tower.variables]
+        self.optimizer = [variable.value for variable in optimizer.variables]
         self.average = [tf.Variable(weight.value) for weight in tower.weights]
         self.best = [tf.Variable(weight.value) for weight in tower.weights]
         self.best_loss = tf.Variable(np.inf, dtype=tf.float64)

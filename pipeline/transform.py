@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 __all__ = [
@@ -61,6 +60,8 @@ class TransformGraph:
 
         Whatever is saved with it carries its vocabularies.
         """
+        import tensorflow as tf  # noqa: PLC0415 - seconds, for those who read vocabularies only
+
         return tf.saved_model.load(str(self.directory / "transform_fn"))
 
     def _vocabulary(self, name: str) -> Vocabulary:

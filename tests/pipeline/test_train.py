@@ -1,9 +1,13 @@
 """Training: what stops it, what it keeps, and the large catalogue's loss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pipeline.trainer
+from pipeline.datasets import TrainingBatches
 from pipeline.errors import TrainingError
 from pipeline.options import TrainOptions
 from pipeline.train import load_tower, train
@@ -46,6 +50,54 @@ def test_a_large_catalogue_is_learnt_by_the_sampled_softmax(tiny_run, tmp_path, 
     assert sampled.best_round.validation_loss == pytest.approx(
         full.best_round.validation_loss, abs=0.3
     )
+
+
+class Killed(Exception):
+    """Stands for the end of the process, right after a checkpoint."""
+
+
+def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, tmp_path):
+    options = replace(FAST, max_epochs=6)
+    whole = train(tiny_run.result.prepared, options, tmp_path / "whole")
+
+    def end_after_three(done):
+        if done.epochs >= 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny_run.result.prepared, options, tmp_path / "killed", end_after_three)
+    seen = []
+    resumed = train(tiny_run.result.prepared, options, tmp_path / "killed", seen.append)
+    assert [each.epochs for each in seen] == [4, 5, 6]
+    assert [each.epochs for each in resumed.rounds] == [1, 2, 3, 4, 5, 6]
+    for ours, theirs in zip(resumed.rounds, whole.rounds, strict=True):
+        assert ours.validation_loss == pytest.approx(theirs.validation_loss, abs=1e-4)
+        assert ours.training_loss == pytest.approx(theirs.training_loss, abs=1e-4)
+    for ours, theirs in zip(
+        load_tower(resumed).get_weights(), load_tower(whole).get_weights(), strict=True
+    ):
+        assert np.allclose(ours, theirs, atol=1e-3)
+
+
+def test_tensorboard_finds_the_losses(tiny_run):
+    found = EventAccumulator(str(tiny_run.result.trained.logs)).Reload()
+    rounds = tiny_run.result.trained.rounds
+    tags = found.Tags()["tensors"]
+    assert {"loss/training", "loss/validation"} <= set(tags)
+    assert len(found.Tensors("loss/validation")) == len(rounds)
+
+
+def test_epochs_have_orders_of_their_own_which_can_be_asked_again(tiny_run):
+    prepared = tiny_run.result.prepared
+    batches = TrainingBatches(prepared.examples, prepared.example_count, 64, seed=1)
+
+    def labels(number, skip=0):
+        return [batch["label"].numpy().tolist() for batch in batches.epoch(number, skip)]
+
+    assert labels(0) == labels(0)
+    assert labels(0) != labels(1)
+    assert sorted(sum(labels(0), [])) != sum(labels(0), [])
+    assert labels(1, skip=2) == labels(1)[2:]
 
 
 def test_weights_are_read_back_as_written(tiny_run, tmp_path):
