@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down test chaos fuzz bench bench-scale lint types imports fmt proto verify-proto docs lock
+.PHONY: help install demo up down pipeline test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,14 @@ up: $(INSTALLED) ## The same stack, left running on the fixed local ports
 down: $(INSTALLED) ## Stop what `make up` started
 	@$(BIN)/python -m local_stack down
 
+pipeline: $(INSTALLED) ## The workflow on the demo's data, into build/store
+	@$(BIN)/python -m pipeline run --demo-data build/cache --store build/store --split last-view
+
 test: lint types imports verify-proto ## Every test, linters, types, import rules, proto check
 	@$(BIN)/python -m pytest
+
+test-resume: $(INSTALLED) ## Kill the workflow in each step, repeat it, compare the release (QUICK=1: a minute)
+	@$(BIN)/python -m tests.resume
 
 chaos: $(INSTALLED) ## Break everything under load, and judge the answers (QUICK=1: a minute)
 	@$(BIN)/python -m tests.chaos
@@ -41,6 +47,9 @@ bench: $(INSTALLED) ## The stack against its plain chain, at a million articles 
 
 bench-scale: $(INSTALLED) ## Latency at 100,000, 1 and 4 million articles (QUICK=1: a minute)
 	@$(BIN)/python -m loadtest.bench.scale
+
+bench-pipeline: $(INSTALLED) ## Time and memory of each step of the workflow (SCALE=10M, QUICK=1)
+	@$(BIN)/python -m pipeline.bench
 
 lint: $(INSTALLED) ## ruff, codespell, buf
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

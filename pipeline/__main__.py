@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -149,8 +150,11 @@ def step_command(
     folders: Annotated[
         list[str] | None, typer.Option("--input", help="STEP=FOLDER, for each step it reads")
     ] = None,
+    ends_with_stdin: Annotated[bool, typer.Option("--ends-with-stdin", hidden=True)] = False,
 ) -> None:
     """Run a single step, in a process of its own."""
+    if ends_with_stdin:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
     if name not in REQUIRES:
         raise typer.BadParameter(f"{name} is no step; the steps are {', '.join(STEPS)}")
     inputs = {
@@ -164,6 +168,13 @@ def step_command(
     except StepError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         raise typer.Exit(1) from None
+
+
+def _end_with_stdin() -> None:
+    """End this process with the one that started it, which holds the other end open."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -100,9 +101,16 @@ class _State:
             return cls(workdir, fingerprint, found["seconds"])
         for step in REQUIRES:
             shutil.rmtree(workdir / step, ignore_errors=True)
+        workdir.mkdir(parents=True, exist_ok=True)
         state = cls(workdir, fingerprint, {})
+        state.options_file.write_bytes(TypeAdapter(RunOptions).dump_json(options, indent=1))
         state._write(ended=False)
         return state
+
+    @property
+    def options_file(self) -> Path:
+        """The options, for a step in a process of its own and for people."""
+        return self.workdir / "options.json"
 
     def folder(self, step: str) -> Path:
         """Name the folder of a step."""
@@ -158,28 +166,32 @@ def _run_one(step: str, options: RunOptions, state: _State, on_progress: OnProgr
     started = time.monotonic()
     if step in _OWN_PROCESS:
         on_progress(step, 0.0, "")
-        _run_in_own_process(step, options, inputs, output)
+        _run_in_own_process(step, state.options_file, inputs, output)
         on_progress(step, 1.0, "")
     else:
         run_step(step, options, inputs, output, on_progress)
     state.took(step, time.monotonic() - started)
 
 
-def _run_in_own_process(
-    step: str, options: RunOptions, inputs: Mapping[str, Path], output: Path
-) -> None:
+def _run_in_own_process(step: str, options: Path, inputs: Mapping[str, Path], output: Path) -> None:
     """Run `python -m pipeline step`; what it says at its end is the cause of a failure."""
     command = [sys.executable, "-m", "pipeline", "step", step, "--output", str(output)]
     command += [f"--input={name}={folder}" for name, folder in inputs.items()]
-    document = TypeAdapter(RunOptions).dump_json(options).decode()
-    ended = subprocess.run(
-        [*command, "--options", "-"], input=document, text=True, capture_output=True, check=False
-    )
-    if ended.returncode != 0:
-        lines = [line for line in ended.stderr.splitlines() if line.strip()]
+    command += ["--options", str(options), "--ends-with-stdin"]
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        # Closed, by whatever ends this process, its standard input ends the step.
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+        ) as child,
+    ):
+        code = child.wait()
+        said.seek(0)
+        lines = [line for line in said.read().splitlines() if line.strip()]
+    if code != 0:
         told = lines[-1].removeprefix(f"{step}: ") if lines else "it said nothing"
-        if ended.returncode < 0:
-            told = f"its process was ended by signal {-ended.returncode}"
+        if code < 0:
+            told = f"its process was ended by signal {-code}"
         raise StepError(step, PipelineError(told))
 
 
