@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -20,7 +20,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pipeline.demo_data import fetch_movielens_100k
 from pipeline.errors import DemoDataError, StepError
 from pipeline.holdout import Split
-from pipeline.options import GateOptions, PreprocessOptions, RunOptions, TrainOptions
+from pipeline.options import (
+    BigQueryOptions,
+    CollectOptions,
+    GateOptions,
+    PreprocessOptions,
+    RunOptions,
+    TrainOptions,
+)
 from pipeline.report import report_run
 from pipeline.run import RunResult, run
 from pipeline.steps import REQUIRES, STEPS, run_step
@@ -38,8 +45,26 @@ def pipeline() -> None:
 def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     store: Annotated[str, typer.Option(help="Where to publish: a folder or any fsspec URL")],
     events: Annotated[
-        Path | None, typer.Option(help="CSV or Parquet: user_id,item_id,timestamp[,region_id]")
+        Path | None,
+        typer.Option(
+            help="CSV or Parquet: user_id,item_id,timestamp[,region_id]; or a folder of daily ones"
+        ),
     ] = None,
+    bigquery: Annotated[
+        Path | None, typer.Option(help="Instead of --events: JSON of BigQueryOptions")
+    ] = None,
+    views: Annotated[
+        Path | None, typer.Option(help="DuckDB file of the views of daily events; default: beside")
+    ] = None,
+    look_back_days: Annotated[
+        int, typer.Option(min=0, help="Days read again for events that came late")
+    ] = CollectOptions.look_back_days,
+    max_user_views: Annotated[
+        int, typer.Option(min=2, help="Newest views of a user that count")
+    ] = CollectOptions.max_user_views,
+    event_name: Annotated[
+        str, typer.Option(help="Of a view in Firebase's log")
+    ] = CollectOptions.event_name,
     demo_data: Annotated[
         Path | None,
         typer.Option(help="Instead of --events: fetch MovieLens 100k into this folder"),
@@ -101,11 +126,18 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     )
     try:
         options = RunOptions(
-            events=_events(events, demo_data),
+            events=_events(events, demo_data, bigquery),
             items=items,
             store=store,
             window_days=window_days,
             release=release,
+            collect=CollectOptions(
+                views=views,
+                bigquery=None if bigquery is None else _bigquery(bigquery),
+                look_back_days=look_back_days,
+                max_user_views=max_user_views,
+                event_name=event_name,
+            ),
             preprocess=PreprocessOptions(
                 min_article_views=min_article_views,
                 min_user_views=min_user_views,
@@ -186,15 +218,26 @@ def _reporting_to(directory: Path) -> Iterator[Path]:
         raise StepError("report", told) from cause
 
 
-def _events(events: Path | None, demo_data: Path | None) -> Path:
-    if (events is None) == (demo_data is None):
-        raise typer.BadParameter("give either --events or --demo-data")
+def _events(events: Path | None, demo_data: Path | None, bigquery: Path | None) -> Path | None:
+    if [events, demo_data, bigquery].count(None) != 2:
+        raise typer.BadParameter("give one of --events, --demo-data and --bigquery")
     if demo_data is None:
-        return Path(events or "")
+        return events
     try:
         return fetch_movielens_100k(demo_data)
     except (DemoDataError, OSError) as cause:
         raise StepError("collect", cause) from cause
+
+
+def _bigquery(path: Path) -> BigQueryOptions:
+    try:
+        return TypeAdapter(BigQueryOptions).validate_json(path.read_bytes())
+    except OSError as cause:
+        raise typer.BadParameter(f"--bigquery {path}: {cause.strerror}") from None
+    except ValidationError as cause:
+        first = cause.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise typer.BadParameter(f"--bigquery {path}: {field}: {first['msg']}") from None
 
 
 def _run_with_progress(options: RunOptions, workdir: Path) -> RunResult:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
 
-__all__ = ["Table", "open_table", "quoted_name", "reading", "whole_number"]
+__all__ = ["Table", "open_table", "quoted_name", "reading", "reading_with", "whole_number"]
 
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -93,13 +93,19 @@ def open_table(path: Path, error: type[PipelineError], required: tuple[str, ...]
 @contextmanager
 def reading(path: Path, error: type[PipelineError]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Hand out a connection; what DuckDB cannot read becomes `error` in one line."""
-    with duckdb.connect() as connection:
+    with duckdb.connect() as connection, reading_with(path, error):
         connection.execute("SET TimeZone='UTC'")
-        try:
-            yield connection
-        except duckdb.Error as cause:
-            first_line = str(cause).splitlines()[0]
-            raise error(f"{path}: cannot be read: {first_line}") from None
+        yield connection
+
+
+@contextmanager
+def reading_with(path: Path, error: type[PipelineError]) -> Iterator[None]:
+    """Turn what DuckDB cannot read into `error` in one line."""
+    try:
+        yield
+    except duckdb.Error as cause:
+        first_line = str(cause).splitlines()[0]
+        raise error(f"{path}: cannot be read: {first_line}") from None
 
 
 def whole_number(name: str) -> str:

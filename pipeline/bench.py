@@ -116,17 +116,16 @@ def _cost(step: str, directory: Path, options: Path) -> StepCost:
 def _report(events: int, small: list[StepCost], large: list[StepCost], scale: str | None) -> Report:
     seconds = sum(cost.seconds for cost in large if cost.step in _JUDGED)
     peak = max(cost.peak_bytes for cost in large if cost.step in _JUDGED)
-    judged = scale is not None
     figures = [
         Figure("events", events),
         Figure(
             "collect and preprocess", seconds, "s",
-            must=f"<= {_MUST_SECONDS[scale]:g}" if judged else None,
-            aim=f"<= {_AIM_SECONDS[scale]:g}" if judged else None,
+            must=None if scale is None else f"<= {_MUST_SECONDS[scale]:g}",
+            aim=None if scale is None else f"<= {_AIM_SECONDS[scale]:g}",
         ),
         Figure(
             "peak memory of collect and preprocess", peak / _GIB, "GiB",
-            must="<= 8" if judged else None, aim="<= 4" if judged else None,
+            must=None if scale is None else "<= 8", aim=None if scale is None else "<= 4",
         ),
     ]  # fmt: skip
     rows = []

@@ -5,6 +5,7 @@ __all__ = [
     "EventsError",
     "ItemsError",
     "PipelineError",
+    "SourceError",
     "StepError",
     "TooLittleDataError",
     "TrainingError",
@@ -17,6 +18,10 @@ class PipelineError(Exception):
 
 class EventsError(PipelineError):
     """The file of events cannot be used; the message names the line."""
+
+
+class SourceError(PipelineError):
+    """The place that events are kept in cannot be read or written."""
 
 
 class ItemsError(PipelineError):

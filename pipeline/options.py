@@ -5,7 +5,49 @@ from pathlib import Path
 
 from pipeline.holdout import Split
 
-__all__ = ["GateOptions", "PreprocessOptions", "RunOptions", "TowerSettings", "TrainOptions"]
+__all__ = [
+    "BigQueryOptions",
+    "CollectOptions",
+    "GateOptions",
+    "PreprocessOptions",
+    "RunOptions",
+    "TowerSettings",
+    "TrainOptions",
+]
+
+
+@dataclass(frozen=True)
+class BigQueryOptions:
+    """Where the log and the views are, and how much a query may cost."""
+
+    project: str
+    source: str
+    """Daily tables as Firebase exports them: `dataset.events_*`, or with a project in front."""
+    views: str
+    """The table of views, `dataset.table`; it is made where there is none."""
+    export_url: str
+    """A folder of Cloud Storage that histories are exported to: `gs://bucket/folder`."""
+    location: str | None = None
+    max_bytes_billed: int | None = None
+    """A query that would read more is refused by BigQuery before it runs; None: no limit."""
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """How the log is read."""
+
+    views: Path | None = None
+    """The DuckDB file with the views of a folder of daily files; None: beside the folder."""
+    bigquery: BigQueryOptions | None = None
+    """None: the log is in files."""
+    look_back_days: int = 2
+    """How many days before the newest known one are read again for events that came late."""
+    max_user_views: int = 2_000
+    """Of a user; older views are left out. Nobody views more, but robots do."""
+    event_name: str = "view_article"
+    """In a log of Firebase's; so are the names of the event's parameters."""
+    article_param: str = "article_id"
+    region_param: str = "region_id"
 
 
 @dataclass(frozen=True)
@@ -77,9 +119,11 @@ class GateOptions:
 class RunOptions:
     """One run, from a file of events to a published release."""
 
-    events: Path
+    events: Path | None
+    """A file of events, or a folder of daily ones; None: `collect` says where they are."""
     items: Path | None
     store: str
+    collect: CollectOptions = field(default_factory=CollectOptions)
     window_days: float | None = None
     """How far back events count; None: all there are."""
     release: int | None = None

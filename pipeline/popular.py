@@ -1,5 +1,6 @@
 """The most viewed articles, overall and in each region: the answer where a user is not known."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,12 +28,14 @@ ORDER BY region_ids, views DESC, article_ids
 """
 
 
-def write_popular(article_views: Path, vocabulary: NDArray[np.int64], path: Path) -> None:
+def write_popular(article_views: Sequence[Path], vocabulary: NDArray[np.int64], path: Path) -> None:
     """Rank by all collected views the vocabulary's articles, each user's last one included.
 
     Smaller article ids come first among equals.
     """
     with duckdb.connect() as connection:
         connection.register("vocabulary", pa.table({"article_id": vocabulary}))
-        columns = connection.execute(_COUNT, [str(article_views), _MOST]).fetchnumpy()
+        columns = connection.execute(
+            _COUNT, [[str(shard) for shard in article_views], _MOST]
+        ).fetchnumpy()
     np.savez(path, allow_pickle=False, **{name: np.asarray(v) for name, v in columns.items()})

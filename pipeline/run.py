@@ -135,8 +135,11 @@ class _State:
 def _fingerprint(options: RunOptions) -> str:
     """Tell options apart, and the same options with other source files."""
     document = TypeAdapter(RunOptions).dump_json(options)
-    sources = [path for path in (options.events, options.items) if path is not None]
-    stamps = [(each.stat().st_size, each.stat().st_mtime_ns) for each in sources if each.exists()]
+    files: list[Path] = []
+    for source in (options.events, options.items):
+        if source is not None:
+            files += sorted(source.iterdir()) if source.is_dir() else [source]
+    stamps = [(each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists()]
     return hashlib.sha256(document + repr(stamps).encode()).hexdigest()
 
 

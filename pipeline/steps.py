@@ -101,8 +101,9 @@ def _window(options: RunOptions, _: _Inputs, output: Path, __: OnProgress) -> St
     return choose_window(options.store, options.release, options.window_days, output)
 
 
-def _collect(options: RunOptions, _: _Inputs, output: Path, __: OnProgress) -> StepRecord:
-    return collect(options.events, options.items, output)
+def _collect(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+    window = Window.load(inputs["window"])
+    return collect(options.collect, window, output, events=options.events, items=options.items)
 
 
 def _preprocess(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:

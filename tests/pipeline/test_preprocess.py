@@ -8,7 +8,6 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.collect import collect
 from pipeline.errors import TooLittleDataError
 from pipeline.examples import cut_examples, parse_examples
 from pipeline.holdout import HoldOut, Scan, Views, choose_hold_out
@@ -17,6 +16,7 @@ from pipeline.prepared import PreparedData
 from pipeline.preprocess import preprocess
 from pipeline.transform import ARTICLE_INDICES, ARTICLES, REGION_INDICES, REGIONS
 from pipeline.windows import find_repeats, history_windows
+from tests.support.collecting import collect
 
 # What Beam and TensorFlow Transform warn of is not of our making.
 pytestmark = pytest.mark.filterwarnings("ignore")

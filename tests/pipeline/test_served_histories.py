@@ -5,12 +5,12 @@ import pytest
 
 from local_stack.redis import start_redis
 from local_stack.views import last_views
-from pipeline.collect import collect
 from pipeline.options import PreprocessOptions
 from pipeline.preprocess import preprocess
 from pipeline.windows import history_windows
 from recommender.domain import View
 from recommender.history import RedisHistory, connect_redis
+from tests.support.collecting import collect
 
 # What Beam and TensorFlow Transform warn of is not of our making.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -1,29 +1,27 @@
 """Reading events: what is accepted, and how each kind of bad input is refused."""
 
 import gzip
+import shutil
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.collect import collect
 from pipeline.errors import EventsError, ItemsError
 from pipeline.items import read_titles
 from recommender.requests import _MAX_USER_ID_BYTES, checked_user_id
+from tests.support.collecting import collect, rows_of_histories
 
 HEADER = "user_id,item_id,timestamp,region_id"
 EVENTS = f"{HEADER},note\nbob,7,30,1,x\nann,5,20,,y\nann,6,10,2,z\nann,5,20,2,again\nann,4,20,2,\n"
-COLLECTED = [("ann", 6, 2, 10), ("ann", 5, -1, 20), ("ann", 4, 2, 20), ("bob", 7, 1, 30)]
-
-
-def rows_of(path):
-    return pq.read_table(path).to_pylist()
+COLLECTED = [("ann", 6, 2, 10), ("ann", 5, 2, 20), ("ann", 4, 2, 20), ("bob", 7, 1, 30)]
 
 
 def collected_rows(source, workdir):
-    rows = rows_of(collect(source, None, workdir).events)
-    return [(r["user_id"], r["article_id"], r["region_id"], r["viewed_at"]) for r in rows]
+    shutil.rmtree(workdir / "histories", ignore_errors=True)
+    shutil.rmtree(workdir / "article_views", ignore_errors=True)
+    return rows_of_histories(collect(source, None, workdir))
 
 
 def written(tmp_path, text, name="events.csv"):
@@ -33,8 +31,9 @@ def written(tmp_path, text, name="events.csv"):
 
 
 def test_events_are_sorted_by_user_time_and_place_and_duplicates_are_dropped(tmp_path):
+    """Of a view that is told twice, a region that is known is kept."""
     collected = collect(written(tmp_path, EVENTS), None, tmp_path / "work")
-    assert collected_rows(tmp_path / "events.csv", tmp_path / "work") == COLLECTED
+    assert rows_of_histories(collected) == COLLECTED
     assert collected.duplicates_dropped == 1
     assert (collected.event_count, collected.user_count, collected.article_count) == (4, 2, 4)
     assert (collected.first_event, collected.last_event) == (10, 30)
@@ -53,7 +52,7 @@ def test_csv_gzip_and_parquet_give_the_same_table(tmp_path):
 def test_regions_are_optional(tmp_path):
     events = written(tmp_path, "item_id,timestamp,user_id\n7,30,bob\n")
     assert collected_rows(events, tmp_path) == [("bob", 7, -1, 30)]
-    assert not collect(events, None, tmp_path).has_regions
+    assert not collect(events, None, tmp_path / "again").has_regions
 
 
 def test_times_may_be_fractions_or_iso_8601(tmp_path):
@@ -101,7 +100,11 @@ def test_the_longest_user_id_is_the_recommender_s(tmp_path):
     events = written(tmp_path, f"user_id,item_id,timestamp\n{longest},7,30\n")
     assert collected_rows(events, tmp_path) == [(longest, 7, -1, 30)]
     with pytest.raises(EventsError, match="256 bytes"):
-        collect(written(tmp_path, f"user_id,item_id,timestamp\n{longest}b,7,30\n"), None, tmp_path)
+        collect(
+            written(tmp_path, f"user_id,item_id,timestamp\n{longest}b,7,30\n"),
+            None,
+            tmp_path / "again",
+        )
 
 
 def test_a_bad_value_in_parquet_is_named_with_its_row(tmp_path):
@@ -115,7 +118,7 @@ def test_a_bad_value_in_parquet_is_named_with_its_row(tmp_path):
     ("text", "message"),
     [
         ("", "the file is empty"),
-        (f"{HEADER}\n", "the file has a header and no events"),
+        (f"{HEADER}\n", "there are no events in it"),
         ("user_id,item_id,when\na,1,2\n", "column timestamp is missing; the columns are: user_id"),
         ("user_id,item_id,timestamp,item_id\na,1,2,3\n", "two columns have the same name"),
         ("user_id,item_id,timestamp\na,1,2,3\n", "cannot be read"),
@@ -140,7 +143,7 @@ def test_a_missing_file_and_a_broken_archive_are_refused(tmp_path):
 def test_titles_are_read_and_bad_items_refused(tmp_path):
     events = written(tmp_path, EVENTS)
     items = written(tmp_path, "item_id,title,year,name\n5,Five,1999,x\n4,,,7\n", "items.csv")
-    collected = collect(events, items, tmp_path / "work")
+    collected = collect(events, items, tmp_path / "good")
     assert read_titles(collected.items) == {4: "", 5: "Five"}
     assert pq.read_schema(collected.items).names == ["article_id", "title", "year"]
     for text, message in [
@@ -149,4 +152,4 @@ def test_titles_are_read_and_bad_items_refused(tmp_path):
         ("item_id,name\n5,Five\n", "column title is missing"),
     ]:
         with pytest.raises(ItemsError, match=message):
-            collect(events, written(tmp_path, text, "items.csv"), tmp_path / "work")
+            collect(events, written(tmp_path, text, "items.csv"), tmp_path / message[:12])

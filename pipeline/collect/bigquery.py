@@ -1,0 +1,163 @@
+"""Collecting where the log is: BigQuery reads, merges and groups, Cloud Storage carries shards."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from fsspec.core import url_to_fs
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigquery
+
+from pipeline.collect import sql
+from pipeline.collect.files import FirebaseNames, Read
+from pipeline.collect.outcome import Outcome
+from pipeline.errors import SourceError
+from pipeline.options import BigQueryOptions, CollectOptions
+from pipeline.window import Window
+
+__all__ = ["collect_from_bigquery"]
+
+_EMULATOR: Final = "BIGQUERY_EMULATOR_HOST"  # the client's own name for it
+
+
+def collect_from_bigquery(
+    options: CollectOptions,
+    place: BigQueryOptions,
+    names: FirebaseNames,
+    window: Window,
+    directory: Path,
+) -> Outcome:
+    """Merge new days of the log into the table of views, and fetch the histories of the window.
+
+    Repeating it changes nothing: a merge adds what is missing, and an export overwrites. Raises
+    SourceError with what BigQuery or Cloud Storage answered.
+    """
+    with _told(place), _client(place) as client:
+        log = _Log(client, options, place, names)
+        log.run(sql.CREATE_VIEWS.format(views=log.views))
+        read = log.update_views(window)
+        since, most = window.since or 0, options.max_user_views
+        queries = {
+            "histories": sql.histories(log.views, since, window.until, most),
+            "article_views": sql.article_views(log.views, since, window.until),
+        }
+        for name, query in queries.items():
+            url = f"{place.export_url.rstrip('/')}/{window.release}/{name}"
+            log.run(_export(url, query))
+            _fetch(url, directory / name)
+        (row,) = log.run(sql.summary(log.views, since, window.until, most))
+        return Outcome.of(Read(read.rows, log.bytes_processed, read.unusable, read.added), row)
+
+
+class _Log:
+    """Runs queries, each within the limit of bytes, and adds up what they read."""
+
+    def __init__(
+        self,
+        client: Any,
+        options: CollectOptions,
+        place: BigQueryOptions,
+        names: FirebaseNames,
+    ) -> None:
+        self._client, self._options, self._place, self._names = client, options, place, names
+        self.views = _quoted(place.project, place.views)
+        self.bytes_processed = 0
+
+    def update_views(self, window: Window) -> Read:
+        """Read the days since the watermark, its look-back included, and merge them."""
+        (row,) = self.run(sql.watermark(self.views))
+        extraction = sql.extract_firebase(
+            _quoted(self._place.project, self._place.source),
+            self._names.event,
+            self._names.article,
+            self._names.region,
+        )
+        fresh = extraction + self._days(row[0], window)
+        ((rows, bad, earliest),) = self.run(sql.counts(fresh))
+        if not rows:
+            return Read()
+        since = datetime.fromtimestamp(earliest or 0, UTC).date()
+        job = self._job(sql.merge(self.views, fresh, since))
+        return Read(rows, 0, bad, int(job.num_dml_affected_rows or 0))
+
+    def run(self, text: str) -> Iterable[tuple[Any, ...]]:
+        """Run a query to its end and answer its rows."""
+        return [tuple(row.values()) for row in self._job(text).result()]
+
+    def _job(self, text: str) -> Any:
+        limit = self._place.max_bytes_billed
+        config = bigquery.QueryJobConfig(use_legacy_sql=False, use_query_cache=False)
+        if limit is not None:
+            config.maximum_bytes_billed = limit
+        job = self._client.query(text, job_config=config, location=self._place.location)
+        job.result()
+        self.bytes_processed += int(job.total_bytes_processed or 0)
+        return job
+
+    def _days(self, newest: date | None, window: Window) -> str:
+        """Name the daily tables to read; all others cost nothing."""
+        last = datetime.fromtimestamp(window.until, UTC).date()
+        if newest is not None:
+            first = newest - timedelta(days=self._options.look_back_days)
+        elif window.since is not None:
+            first = datetime.fromtimestamp(window.since, UTC).date()
+        else:
+            first = date.min.replace(year=1970)
+        return f"    AND _TABLE_SUFFIX BETWEEN '{first:%Y%m%d}' AND '{last:%Y%m%d}'\n"
+
+
+def _export(url: str, query: str) -> str:
+    return (
+        f"EXPORT DATA OPTIONS(uri='{url}/part-*.parquet', format='PARQUET', overwrite=true) "
+        f"AS {query}"
+    )
+
+
+def _fetch(url: str, target: Path) -> None:
+    """Bring the shards of an export into a folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    files, root = url_to_fs(url, use_listings_cache=False)
+    for shard in sorted(files.find(root)):
+        files.get_file(shard, str(target / shard.rpartition("/")[2]))
+
+
+def _quoted(project: str, table: str) -> str:
+    """Name a table in full: `dataset.table` is one of the project's own."""
+    full = table if table.count(".") > 1 else f"{project}.{table}"
+    return f"`{full}`"
+
+
+@contextmanager
+def _client(place: BigQueryOptions) -> Iterator[Any]:
+    credentials = AnonymousCredentials() if os.environ.get(_EMULATOR) else None
+    make: Callable[..., Any] = bigquery.Client
+    client = make(project=place.project, location=place.location, credentials=credentials)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@contextmanager
+def _told(place: BigQueryOptions) -> Iterator[None]:
+    try:
+        yield
+    except (GoogleAPICallError, RetryError) as cause:
+        # The client's own text has the address of the request and the job's number around it.
+        answered = [each["message"] for each in getattr(cause, "errors", ()) if "message" in each]
+        message = " ".join((answered[0] if answered else str(cause)).split())
+        hint = ""
+        if "bytesBilledLimitExceeded" in str(cause) or "bytes billed" in message.lower():
+            hint = " (give more --max-bytes-billed, or fewer --window-days)"
+        raise SourceError(f"BigQuery, project {place.project}: {message}{hint}") from cause
+    except GoogleAuthError as cause:
+        raise SourceError(
+            f"BigQuery, project {place.project}: no credentials: {' '.join(str(cause).split())}"
+        ) from cause

@@ -1,0 +1,50 @@
+"""What became of a log, from whichever source: the row that `sql.summary` gives, with names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from pipeline.collect.collected import CollectedEvents
+from pipeline.collect.files import Read
+
+__all__ = ["Outcome"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The events that were read, and the views that the window holds."""
+
+    read: Read
+    future: int
+    over_the_cap: int
+    views: int
+    users: int
+    articles: int
+    last_region: int
+    first_at: int
+    last_at: int
+
+    @classmethod
+    def of(cls, read: Read, summary: Sequence[int]) -> Self:
+        """Name the columns of `sql.summary`."""
+        return cls(read, *(int(value) for value in summary))
+
+    def collected(self, directory: Path, *, has_items: bool) -> CollectedEvents:
+        """Make the record of the step."""
+        return CollectedEvents(
+            directory=directory,
+            event_count=self.views,
+            user_count=self.users,
+            article_count=self.articles,
+            has_regions=self.last_region >= 0,
+            first_event=self.first_at,
+            last_event=self.last_at,
+            rows_read=self.read.rows,
+            bytes_scanned=self.read.bytes,
+            duplicates_dropped=self.read.duplicates,
+            unusable_dropped=self.read.unusable,
+            future_dropped=self.future,
+            views_dropped=self.over_the_cap,
+            has_items=has_items,
+        )

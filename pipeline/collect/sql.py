@@ -1,0 +1,160 @@
+"""The queries, written once for BigQuery; sqlglot writes them for DuckDB.
+
+Views are kept in a small table of their own, one row for a user, an article and a second: the
+log itself is nested, huge, and charged by the bytes that are read.
+"""
+
+from datetime import date
+from typing import Final
+
+import sqlglot
+
+__all__ = [
+    "CREATE_VIEWS",
+    "article_views",
+    "counts",
+    "extract_firebase",
+    "for_duckdb",
+    "histories",
+    "merge",
+    "summary",
+    "watermark",
+]
+
+CREATE_VIEWS: Final = """
+CREATE TABLE IF NOT EXISTS {views} (
+    user_id STRING NOT NULL,
+    article_id INT64 NOT NULL,
+    region_id INT64 NOT NULL,
+    viewed_at INT64 NOT NULL,
+    place INT64 NOT NULL,
+    day DATE NOT NULL
+) PARTITION BY day CLUSTER BY user_id
+"""
+"""`place` orders views of the same second; `day` is that of the view in UTC."""
+
+
+def for_duckdb(text: str) -> str:
+    """Write a query of this module in DuckDB's dialect, which has no partitions."""
+    (statement,) = sqlglot.parse(text, read="bigquery")
+    if statement is None:
+        raise ValueError("there is no statement in the text")
+    for name in ("PartitionedByProperty", "ClusterProperty"):
+        for found in list(statement.find_all(getattr(sqlglot.exp, name))):
+            found.pop()
+    return str(statement.sql(dialect="duckdb"))
+
+
+def watermark(views: str) -> str:
+    """Ask for the newest day that there are views of: no second record that could disagree."""
+    return f"SELECT MAX(day) AS newest FROM {views}"  # noqa: S608 - a quoted name
+
+
+def extract_firebase(source: str, event_name: str, article: str, region: str) -> str:
+    """Read views out of a table as Firebase exports it: nested parameters, one row an event.
+
+    An article that is not a whole number of 0 or more gives NULL, a region that is not gives -1.
+    """
+    number = (
+        "(SELECT COALESCE(param.value.int_value, SAFE_CAST(param.value.string_value AS INT64)) "
+        "FROM UNNEST(event_params) AS param WHERE param.key = '{}' LIMIT 1)"
+    )
+    return f"""
+SELECT
+    COALESCE(user_id, user_pseudo_id) AS user_id,
+    {number.format(article)} AS article_id,
+    GREATEST(COALESCE({number.format(region)}, -1), -1) AS region_id,
+    DIV(event_timestamp, 1000000) AS viewed_at,
+    event_timestamp AS place
+FROM {source}
+WHERE event_name = '{event_name}'
+"""  # noqa: S608 - names out of the settings, which are checked
+
+
+def merge(views: str, fresh: str, earliest: date) -> str:
+    """Add the views of `fresh` that are not there yet; running it again adds nothing.
+
+    `earliest` is the day before which no fresh view is: older partitions are not read.
+    """
+    return f"""
+MERGE INTO {views} AS kept
+USING (
+    SELECT user_id, article_id, viewed_at, MAX(region_id) AS region_id, MIN(place) AS place,
+        DATE(TIMESTAMP_SECONDS(viewed_at)) AS day
+    FROM ({fresh}) AS extracted
+    WHERE user_id IS NOT NULL AND article_id >= 0
+    GROUP BY user_id, article_id, viewed_at
+) AS fresh
+ON kept.user_id = fresh.user_id AND kept.article_id = fresh.article_id
+    AND kept.viewed_at = fresh.viewed_at AND kept.day >= DATE '{earliest:%Y-%m-%d}'
+WHEN NOT MATCHED THEN INSERT (user_id, article_id, region_id, viewed_at, place, day)
+    VALUES (fresh.user_id, fresh.article_id, fresh.region_id, fresh.viewed_at, fresh.place,
+        fresh.day)
+"""  # noqa: S608 - see above
+
+
+def counts(fresh: str) -> str:
+    """Count the events of an extraction, and those that say too little to be a view."""
+    return f"""
+SELECT COUNT(*) AS events, COUNTIF(user_id IS NULL OR article_id IS NULL OR article_id < 0) AS bad,
+    MIN(viewed_at) AS earliest
+FROM ({fresh}) AS extracted
+"""  # noqa: S608 - see above
+
+
+def histories(views: str, since: int, until: int, most: int) -> str:
+    """Gather each user's newest `most` views of a window of time, oldest first.
+
+    Grouping belongs here and not into Beam, whose direct runner would hold it in memory.
+    """
+    order = "viewed_at, place, article_id"
+    return f"""
+SELECT user_id,
+    ARRAY_AGG(article_id ORDER BY {order}) AS article_ids,
+    ARRAY_AGG(region_id ORDER BY {order}) AS region_ids,
+    ARRAY_AGG(viewed_at ORDER BY {order}) AS viewed_at
+FROM (
+    SELECT *, ROW_NUMBER() OVER (
+        PARTITION BY user_id ORDER BY viewed_at DESC, place DESC, article_id DESC) AS age
+    FROM ({_window(views, since, until)}) AS seen
+) AS numbered
+WHERE age <= {most}
+GROUP BY user_id
+ORDER BY user_id
+"""  # noqa: S608 - see above
+
+
+def article_views(views: str, since: int, until: int) -> str:
+    """Count the views of each article in each region."""
+    return f"""
+SELECT article_id, region_id, COUNT(*) AS views
+FROM ({_window(views, since, until)}) AS seen
+GROUP BY article_id, region_id
+ORDER BY article_id, region_id
+"""  # noqa: S608 - see above
+
+
+def summary(views: str, since: int, until: int, most: int) -> str:
+    """Count what the window holds, and what is left out of it."""
+    return f"""
+SELECT
+    (SELECT COUNT(*) FROM {views} WHERE viewed_at >= {until}) AS future,
+    COALESCE(SUM(GREATEST(views - {most}, 0)), 0) AS over_the_cap,
+    COALESCE(SUM(views), 0) AS views, COUNT(*) AS users,
+    (SELECT COUNT(DISTINCT article_id) FROM ({_window(views, since, until)}) AS seen) AS articles,
+    COALESCE(MAX(region), -1) AS region, COALESCE(MIN(first_at), 0) AS first_at,
+    COALESCE(MAX(last_at), 0) AS last_at
+FROM (
+    SELECT COUNT(*) AS views, MAX(region_id) AS region, MIN(viewed_at) AS first_at,
+        MAX(viewed_at) AS last_at
+    FROM ({_window(views, since, until)}) AS seen
+    GROUP BY user_id
+) AS by_user
+"""  # noqa: S608 - see above
+
+
+def _window(views: str, since: int, until: int) -> str:
+    """Say the window by day too, so that BigQuery reads no other partitions."""
+    return f"""SELECT * FROM {views}
+    WHERE viewed_at >= {since} AND viewed_at < {until}
+        AND day >= DATE(TIMESTAMP_SECONDS({since})) AND day <= DATE(TIMESTAMP_SECONDS({until}))"""  # noqa: S608 - see above
