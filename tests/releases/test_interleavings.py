@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from releases.checksums import OnBytes, ignore_bytes
 from releases.errors import (
     IncompleteReleaseError,
     ReleaseClaimedError,
@@ -44,11 +44,11 @@ damages = st.sampled_from(["changed", "truncated", "missing"])
 class DyingStore(ReleaseStore):
     uploads_left = 0
 
-    def upload(self, source: Path, path: str, on_bytes: OnBytes = ignore_bytes) -> None:
+    def write(self, path: str, chunks: Iterable[bytes], size: int) -> None:
         self.uploads_left -= 1
         if self.uploads_left < 0:
             raise StoreError("connection lost")
-        super().upload(source, path, on_bytes)
+        super().write(path, chunks, size)
 
 
 class InterruptedSyncError(Exception):
