@@ -165,10 +165,15 @@ def _index(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) ->
     return indexed
 
 
-def _copy(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
+def _copy(
+    options: RunOptions, inputs: _Inputs, output: Path, on_progress: OnProgress
+) -> StepRecord:
     from pipeline.copy import copy_model
 
-    return copy_model(_exported(inputs), options.store, output)
+    def on_share(share: float) -> None:
+        on_progress("copy", share, "")
+
+    return copy_model(_exported(inputs), options.store, output, on_share)
 
 
 def _gate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:

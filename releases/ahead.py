@@ -1,5 +1,6 @@
 """Model and embeddings of a release, put into the store while its index is still being built."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,25 +22,22 @@ def describe_ahead(staging: Path, release: int) -> tuple[FileEntry, ...]:
 
 
 def copy_ahead(
-    staging: Path,
+    source: ReleaseStore,
     store: ReleaseStore,
     release: int,
+    files: Sequence[FileEntry],
     on_bytes: OnBytes = ignore_bytes,
-    *,
-    take_over: bool = False,
 ) -> Transferred:
-    """Copy model and embeddings from `staging`, a folder laid out as a store, for `publish` to add
-    the rest.
+    """Copy model and embeddings of an unpublished release; `publish` adds the rest.
 
-    Nobody sees them before that. They are stored under the claim that a publisher takes, so others
-    under the same id are refused, unless told to `take_over`, which is safe once those are dead.
+    `source` is most often a folder laid out as a store. Nobody sees the files before the manifest.
+    They are stored under the claim that a publisher takes, so others under the same id are refused.
     `on_bytes` hears of every byte twice. Raises ReleaseExistsError, ReleaseClaimedError, and what
     `copy_files` raises; after that it may be repeated.
     """
-    files = describe_ahead(staging, release)
     store.refuse_published(release)
-    claim_to_copy(store, release, files).take(take_over=take_over)
-    return copy_files(ReleaseStore(str(staging)), store, files, on_bytes)
+    claim_to_copy(store, release, files).take(take_over=False)
+    return copy_files(source, store, files, on_bytes)
 
 
 def discard_copy(store: ReleaseStore, release: int) -> bool:
