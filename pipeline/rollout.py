@@ -16,21 +16,13 @@ from pipeline.errors import GoldenError, RolloutError
 from releases.manifest import GoldenHistory, Manifest
 from releases.store import ReleaseStore
 
-__all__ = ["EcsRollout", "RolledOut", "ecs_client", "replay_goldens", "roll_out"]
+__all__ = ["EcsRollout", "ecs_client", "replay_goldens", "roll_out"]
 
 Tell = Callable[[str], object]
 """Hears one line for whoever watches."""
 
 _USER: Final = "golden-history"
 _CALL_SECONDS: Final = 10.0
-_PASSING: Final = frozenset(
-    {
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.FAILED_PRECONDITION,  # it has not pinned the release yet
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNAVAILABLE,
-    }
-)
 _PASSING_REASONS: Final = frozenset(
     {
         messages.FALLBACK_REASON_MODEL_UNAVAILABLE,
@@ -43,8 +35,11 @@ _PASSING_REASONS: Final = frozenset(
 def ecs_client() -> Any:
     """Make boto3's client of ECS, as the environment says. Raises RolloutError without boto3."""
     try:
-        import boto3  # noqa: PLC0415 - only who rolls out on AWS has it
-        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+        # Only who rolls out on AWS has it.
+        import boto3  # type: ignore[import-untyped]  # noqa: PLC0415
+        from botocore.exceptions import (  # type: ignore[import-untyped]  # noqa: PLC0415
+            BotoCoreError,
+        )
     except ImportError:
         raise RolloutError("boto3 is missing: pip install 'recsys-serving[aws]'") from None
     try:
@@ -208,18 +203,9 @@ def _ask(
 
 def _refusal(error: Any, what: str) -> GoldenError | RolloutError:
     told = f"{what} was refused: {error.code().name}: {error.details()}"
-    if error.code() not in _PASSING:
-        raise GoldenError(told)
     if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-        return GoldenError(told)
+        return GoldenError(told)  # recommenders do not take it into service, or have not yet
     return RolloutError(told)
-
-
-@dataclass(frozen=True)
-class RolledOut:
-    """What is in service after a roll-out."""
-
-    release: int
 
 
 def roll_out(
@@ -228,13 +214,13 @@ def roll_out(
     check: Callable[[Manifest], None],
     tell: Tell,
     release: int | None = None,
-) -> RolledOut:
+) -> Manifest:
     """Start all services anew and `check` the release that they then answer from.
 
     `release`: the one that has to be the newest usable; None: whichever is. When the check raises
     GoldenError the release is withdrawn, since restarted servers would load the newest again, and
-    all services are rolled once more: to the release before, which is checked too. Raises
-    RolloutError, after that as well.
+    all services are rolled once more: to the release before, which is checked too. Returns the
+    manifest of what is in service. Raises RolloutError, after a withdrawal as well.
     """
     manifest = _newest(store, release)
     ecs.roll(tell)
@@ -244,7 +230,7 @@ def roll_out(
         tell(f"withdrawing release {manifest.release}: {reason}")
         store.withdraw(manifest.release)
         raise RolloutError(f"{reason}; {_go_back(ecs, store, check, tell, manifest)}") from reason
-    return RolledOut(manifest.release)
+    return manifest
 
 
 def _newest(store: ReleaseStore, release: int | None) -> Manifest:

@@ -37,7 +37,7 @@ def rollout_command(
     """
     try:
         ecs = EcsRollout(ecs_client(), cluster, services, seconds)
-        done = roll_out(
+        manifest = roll_out(
             ecs,
             ReleaseStore(store),
             partial(replay_goldens, recommender),
@@ -47,4 +47,4 @@ def rollout_command(
     except (RolloutError, ReleaseError) as error:
         print(f"rollout: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from None
-    print(f"release {done.release} is in service on {cluster}")
+    print(f"release {manifest.release} is in service on {cluster}")

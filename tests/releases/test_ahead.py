@@ -105,12 +105,13 @@ def test_a_copier_beside_a_publisher_of_the_same_does_no_harm(
     disk_store: ReleaseStore, staging: Path
 ) -> None:
     manifest = tiny_release(staging, 7)
+    files, source = describe_ahead(staging, 7), ReleaseStore(str(staging))
 
     class InterruptedStore(ReleaseStore):
         def write(self, path: str, chunks: Iterable[bytes], size: int) -> None:
             super().write(path, chunks, size)
             if path.endswith("items.faiss"):
-                ahead(disk_store, staging, 7)
+                copy_ahead(source, disk_store, 7, files)
 
     publish(InterruptedStore(disk_store.url), staging, manifest)
     assert verify(disk_store, 7) == manifest

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fsspec.config import conf
 from fsspec.registry import _registry
-from gcsfs.core import GCSFileSystem
+from gcsfs.core import GCSFileSystem  # type: ignore[import-untyped]
 
 from releases.checksums import describe_files
 from releases.errors import IncompleteReleaseError, ReleaseClaimedError, StoreError

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
-from gcp_storage_emulator.server import create_server
-from moto.server import DomainDispatcherApplication, create_backend_app
+import boto3  # type: ignore[import-untyped]
+from gcp_storage_emulator.server import create_server  # type: ignore[import-untyped]
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 __all__ = ["AWS_ENVIRONMENT", "GCS_ENVIRONMENT", "Request", "ScriptedS3", "gcs_server", "s3_server"]
