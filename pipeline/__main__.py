@@ -29,11 +29,15 @@ from pipeline.options import (
     TrainOptions,
 )
 from pipeline.report import report_run
+from pipeline.rollout_command import rollout_command
 from pipeline.run import RunResult, run
 from pipeline.steps import REQUIRES, STEPS, run_step
 from reporting import print_report, write_report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+app.command("rollout")(rollout_command)
 
 
 @app.callback()

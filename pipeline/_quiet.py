@@ -4,8 +4,9 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["without_native_messages"]
+__all__ = ["load_tensorflow", "without_native_messages"]
 
 
 _taking_turns = threading.RLock()
@@ -27,3 +28,11 @@ def without_native_messages() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def load_tensorflow() -> Any:
+    """Import TensorFlow, which takes seconds, for those who need it only now."""
+    with without_native_messages():
+        import tensorflow as tf  # noqa: PLC0415 - see above
+
+    return tf

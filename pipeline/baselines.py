@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from pipeline._quiet import load_tensorflow
 from pipeline.examples import parse_examples
 from pipeline.prepared import PreparedData, UserSample
 
@@ -53,6 +53,7 @@ class Successions:
 
 def count_successions(prepared: PreparedData) -> Successions:
     """Read them off all examples: the newest known view of each, and the view that came."""
+    tf = load_tensorflow()
     files = [str(file) for file in (*prepared.examples, *prepared.validation_examples)]
     records = tf.data.TFRecordDataset(files, compression_type="GZIP")
     former, latter = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]

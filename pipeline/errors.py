@@ -3,8 +3,10 @@
 __all__ = [
     "DemoDataError",
     "EventsError",
+    "GoldenError",
     "ItemsError",
     "PipelineError",
+    "RolloutError",
     "SourceError",
     "StepError",
     "TooLittleDataError",
@@ -38,6 +40,14 @@ class TrainingError(PipelineError):
 
 class DemoDataError(PipelineError):
     """The public data of the demo cannot be fetched or is not what it should be."""
+
+
+class RolloutError(PipelineError):
+    """Services could not be rolled to a release; the message names the service and the reason."""
+
+
+class GoldenError(PipelineError):
+    """A release does not answer in service what it must."""
 
 
 class StepError(PipelineError):

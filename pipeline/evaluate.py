@@ -13,7 +13,7 @@ from pipeline.baselines import (
     count_successions,
     newest_known,
 )
-from pipeline.export import ExportedModel, ServedTower
+from pipeline.exported import ExportedModel, ServedTower
 from pipeline.metrics import RankingMetrics, measure, rank_targets, top_columns
 from pipeline.prepared import PreparedData, UserSample
 from pipeline.records import StepRecord

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline._quiet import load_tensorflow
 from pipeline.windows import find_repeats, history_windows
 from releases.layout import HISTORY_LENGTH
 
@@ -70,8 +71,7 @@ def cut_examples(
 
 def parse_examples(records: Any) -> dict[str, Any]:
     """Parse a batch of serialised examples into int32 tensors [n, 50], [n] and [n]."""
-    import tensorflow as tf  # noqa: PLC0415 - the Beam workers cut examples and parse none
-
+    tf = load_tensorflow()  # the Beam workers cut examples and parse none
     spec = {
         HISTORY: tf.io.FixedLenFeature([HISTORY_LENGTH], tf.int64),
         REGION: tf.io.FixedLenFeature([], tf.int64),

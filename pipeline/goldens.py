@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faiss_server.build import search_file
-from pipeline.export import ExportedModel, ServedTower
+from pipeline.exported import ExportedModel, ServedTower
 from pipeline.index import IndexedArticles
 from pipeline.prepared import PreparedData
 from releases.manifest import GoldenHistory, GoldenQuery

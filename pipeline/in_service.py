@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.export import ExportedModel
+from pipeline.exported import ExportedModel
 from releases.layout import Part
 from releases.manifest import Manifest, parse_manifest
 from releases.pull import pull

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from faiss_server.build import build_index, write_index
 from pipeline.collect import CollectedEvents
-from pipeline.export import ExportedModel, ServedTower
+from pipeline.exported import ExportedModel, ServedTower
 from pipeline.items import read_attributes
 from pipeline.popular import write_popular
 from pipeline.prepared import PreparedData, UserSample

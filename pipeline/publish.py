@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import Evaluation
-from pipeline.export import SIGNATURE, ExportedModel
+from pipeline.exported import SIGNATURE, ExportedModel
 from pipeline.goldens import ask_goldens
 from pipeline.index import IndexedArticles
 from pipeline.prepared import PreparedData

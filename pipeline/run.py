@@ -18,20 +18,22 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter
 
 from pipeline.collect import CollectedEvents
+from pipeline.copy import discard_copy
 from pipeline.errors import PipelineError, StepError
+from pipeline.evaluate import Evaluation
+from pipeline.gate import Decision
+from pipeline.index import IndexedArticles
 from pipeline.options import RunOptions
 from pipeline.prepared import PreparedData
+from pipeline.publish import PublishedRelease
 from pipeline.records import has_ended
 from pipeline.steps import REQUIRES, OnProgress, naming, run_step
+from pipeline.window import Window
 from releases._atomic import replacing
+from releases.manifest import Manifest
 
 if TYPE_CHECKING:
-    # These load TensorFlow; a wrong option or a bad file of events is told before that.
-    from pipeline.evaluate import Evaluation
-    from pipeline.gate import Decision
-    from pipeline.index import IndexedArticles
     from pipeline.train import TrainedModel
-    from releases.manifest import Manifest
 
 __all__ = ["RunResult", "run"]
 
@@ -45,15 +47,15 @@ _AT_ONCE: Final = 2
 class RunResult:
     """What a run made, step by step."""
 
-    manifest: "Manifest | None"
+    manifest: Manifest | None
     """Of the published release; None where the gate refused it."""
     release: int
-    decision: "Decision"
+    decision: Decision
     collected: CollectedEvents
     prepared: PreparedData
     trained: "TrainedModel"
-    evaluation: "Evaluation"
-    indexed: "IndexedArticles"
+    evaluation: Evaluation
+    indexed: IndexedArticles
     seconds: Mapping[str, float]
     """How long each step took, in whichever attempt it ended."""
 
@@ -68,7 +70,8 @@ def run(
     Each step has a folder below `workdir`. A run that was killed or failed is gone on with by
     calling this again with the same options: steps that ended are not run again. After a run that
     ended, or with other options, everything begins anew. Raises StepError, whose message is
-    `step: cause`; then, and when the release is refused, the store is as it was.
+    `step: cause`; then nothing is published, and what was copied ahead waits, unseen, to be gone
+    on with. When the release is refused the store is as it was.
     """
     with naming("window"):
         state = _State.open(workdir, options)
@@ -99,6 +102,9 @@ class _State:
             found = {}
         if found.get("options") == fingerprint and not found.get("ended"):
             return cls(workdir, fingerprint, found["seconds"])
+        if has_ended(workdir / "window"):
+            # Nobody goes on with what the run before may have copied into the store.
+            discard_copy(options.store, Window.load(workdir / "window").release)
         for step in REQUIRES:
             shutil.rmtree(workdir / step, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -198,18 +204,12 @@ def _run_in_own_process(step: str, options: Path, inputs: Mapping[str, Path], ou
         raise StepError(step, PipelineError(told))
 
 
-def _load_decision(state: _State) -> "Decision":
-    from pipeline.gate import Decision
-
+def _load_decision(state: _State) -> Decision:
     return Decision.load(state.folder("gate"))
 
 
 def _result(state: _State) -> RunResult:
-    from pipeline.evaluate import Evaluation
-    from pipeline.index import IndexedArticles
-    from pipeline.publish import PublishedRelease
-    from pipeline.train import TrainedModel
-    from pipeline.window import Window
+    from pipeline.train import TrainedModel  # loads TensorFlow
 
     def load(kind: type[Any], step: str) -> Any:
         return kind.load(state.folder(step))

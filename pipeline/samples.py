@@ -3,18 +3,16 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 import numpy as np
 
 from faiss_server.build import search_file
 from pipeline.collect import CollectedEvents
+from pipeline.exported import ExportedModel, ServedTower
+from pipeline.index import IndexedArticles
 from pipeline.items import read_titles
 from pipeline.prepared import PreparedData
-
-if TYPE_CHECKING:
-    from pipeline.export import ExportedModel
-    from pipeline.index import IndexedArticles
 
 __all__ = ["SamplePrediction", "read_samples", "sample_predictions", "write_samples"]
 
@@ -45,14 +43,12 @@ class SamplePrediction:
 
 def sample_predictions(
     prepared: PreparedData,
-    exported: "ExportedModel",
-    indexed: "IndexedArticles",
+    exported: ExportedModel,
+    indexed: IndexedArticles,
     collected: CollectedEvents,
     count: int = 5,
 ) -> tuple[SamplePrediction, ...]:
     """Ask model and index for a few users, without what they have viewed."""
-    from pipeline.export import ServedTower  # noqa: PLC0415 - a report reads samples without it
-
     sample = prepared.sample()
     users = sample.known_users(prepared.graph.articles().ids, count, _SEED)
     histories = sample.served_histories(users)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import duckdb
 from pydantic import ValidationError
@@ -13,17 +13,22 @@ from pydantic import ValidationError
 from faiss_server.build import BuildError
 from pipeline._quiet import without_native_messages
 from pipeline.collect import CollectedEvents, collect
+from pipeline.copy import copy_model, discard_copy
 from pipeline.errors import PipelineError, StepError
+from pipeline.evaluate import Evaluation, evaluate
+from pipeline.exported import ExportedModel
+from pipeline.gate import Candidate, Decision, decide
+from pipeline.goldens import ask_goldens
+from pipeline.in_service import fetch_release_in_service, manifest_in_service
+from pipeline.index import IndexedArticles, index_articles
 from pipeline.options import RunOptions
 from pipeline.prepared import PreparedData
+from pipeline.preprocess import preprocess
+from pipeline.publish import publish_release
 from pipeline.records import StepRecord
+from pipeline.samples import sample_predictions, write_samples
 from pipeline.window import Window, choose_window
 from releases.errors import ReleaseError
-
-if TYPE_CHECKING:
-    from pipeline.evaluate import Evaluation
-    from pipeline.export import ExportedModel
-    from pipeline.index import IndexedArticles
 
 __all__ = ["REQUIRES", "STEPS", "OnProgress", "naming", "run_step"]
 
@@ -107,8 +112,6 @@ def _collect(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) 
 
 
 def _preprocess(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
-    from pipeline.preprocess import preprocess
-
     return preprocess(CollectedEvents.load(inputs["collect"]), options.preprocess, output)
 
 
@@ -136,11 +139,8 @@ def _export(_: RunOptions, inputs: _Inputs, output: Path, __: OnProgress) -> Ste
 
 
 def _evaluate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
-    with without_native_messages():
-        from pipeline import evaluate, in_service
-
-    rival = in_service.fetch_release_in_service(options.store, output)
-    evaluation = evaluate.evaluate(
+    rival = fetch_release_in_service(options.store, output)
+    evaluation = evaluate(
         _exported(inputs),
         _prepared(inputs),
         None if rival is None else rival.exported,
@@ -153,49 +153,42 @@ def _evaluate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress)
 
 
 def _index(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
-    with without_native_messages():
-        from pipeline import index, samples
-
     exported, prepared = _exported(inputs), _prepared(inputs)
     collected = CollectedEvents.load(inputs["collect"])
-    indexed = index.index_articles(
+    indexed = index_articles(
         exported, prepared, collected, output, recall_target=options.recall_target
     )
-    shown = samples.sample_predictions(prepared, exported, indexed, collected)
-    samples.write_samples(shown, indexed.samples)
+    shown = sample_predictions(prepared, exported, indexed, collected)
+    write_samples(shown, indexed.samples)
     return indexed
 
 
-def _copy(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
-    from pipeline.copy import copy_model
+def _copy(
+    options: RunOptions, inputs: _Inputs, output: Path, on_progress: OnProgress
+) -> StepRecord:
+    def on_share(share: float) -> None:
+        on_progress("copy", share, "")
 
-    return copy_model(_exported(inputs), options.store, output)
+    return copy_model(_exported(inputs), options.store, output, on_share)
 
 
 def _gate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
-    with without_native_messages():
-        from pipeline import gate, goldens, in_service
-        from pipeline.copy import discard_copy
-
     exported, prepared = _exported(inputs), _prepared(inputs)
     evaluation, indexed = _evaluation(inputs), _indexed(inputs)
-    golden = goldens.ask_goldens(exported, indexed, prepared)
-    candidate = gate.Candidate(evaluation, indexed, prepared, golden.agreement(exported))
-    manifest = in_service.manifest_in_service(evaluation.directory)
-    decision = gate.decide(options.gate, candidate, manifest, time.time(), output)
+    golden = ask_goldens(exported, indexed, prepared)
+    candidate = Candidate(evaluation, indexed, prepared, golden.agreement(exported))
+    manifest = manifest_in_service(evaluation.directory)
+    decision = decide(options.gate, candidate, manifest, time.time(), output)
     if not decision.lets_through:
         discard_copy(options.store, exported.release)
     return decision
 
 
 def _publish(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
-    with without_native_messages():
-        from pipeline import gate, publish
-
-    decision = gate.Decision.load(inputs["gate"])
+    decision = Decision.load(inputs["gate"])
     if not decision.lets_through:
         raise PipelineError(f"the gate refused this release: {'; '.join(decision.reasons)}")
-    return publish.publish_release(
+    return publish_release(
         _exported(inputs),
         _indexed(inputs),
         _evaluation(inputs),
@@ -209,21 +202,15 @@ def _prepared(inputs: _Inputs) -> PreparedData:
     return PreparedData.load(inputs["preprocess"])
 
 
-def _exported(inputs: _Inputs) -> "ExportedModel":
-    from pipeline.export import ExportedModel
-
+def _exported(inputs: _Inputs) -> ExportedModel:
     return ExportedModel.load(inputs["export"])
 
 
-def _indexed(inputs: _Inputs) -> "IndexedArticles":
-    from pipeline.index import IndexedArticles
-
+def _indexed(inputs: _Inputs) -> IndexedArticles:
     return IndexedArticles.load(inputs["index"])
 
 
-def _evaluation(inputs: _Inputs) -> "Evaluation":
-    from pipeline.evaluate import Evaluation
-
+def _evaluation(inputs: _Inputs) -> Evaluation:
     return Evaluation.load(inputs["evaluate"])
 
 

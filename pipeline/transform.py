@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline._quiet import load_tensorflow
+
 __all__ = [
     "ARTICLES",
     "ARTICLE_INDICES",
@@ -60,9 +62,7 @@ class TransformGraph:
 
         Whatever is saved with it carries its vocabularies.
         """
-        import tensorflow as tf  # noqa: PLC0415 - seconds, for those who read vocabularies only
-
-        return tf.saved_model.load(str(self.directory / "transform_fn"))
+        return load_tensorflow().saved_model.load(str(self.directory / "transform_fn"))
 
     def _vocabulary(self, name: str) -> Vocabulary:
         path = self.directory / "transform_fn" / "assets" / name

@@ -129,7 +129,8 @@ def publish(
     once the first publisher is dead.
     """
     contents = parse_manifest(manifest.read_bytes(), str(manifest))
-    with _progress("publish", 2 * _size(contents)) as on_bytes:  # each byte: checked, then stored
+    # Each byte: checked, stored, read back.
+    with _progress("publish", 3 * _size(contents)) as on_bytes:
         publishing.publish(
             ReleaseStore(store),
             staging,
@@ -139,6 +140,44 @@ def publish(
             wait=None if force else Wait(wait, _say_what_is_waited_for),
         )
     print(f"release {contents.release} is published")
+
+
+@app.command()
+def copy(
+    release: Release,
+    source: Annotated[str, typer.Option("--from", help="Folder or URL of the store that has it")],
+    target: Annotated[str, typer.Option("--to", help="Folder or URL of the store to publish to")],
+    *,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Publish over what a dead publisher began")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds for the release before to come into service")
+    ] = Wait.seconds,
+    force: Annotated[
+        bool, typer.Option("--force", help="Publish whether or not the one before is in service")
+    ] = False,
+) -> None:
+    """Copy a published release to another store, manifest last.
+
+    Files that are there already are verified and not sent again: repeat the command after an
+    interruption. In the other store it is published as any: once the one before it is in service.
+    """
+    place = ReleaseStore(source)
+    total = 2 * _size(place.manifest(release))  # each byte: stored, read back
+    with _progress("copy", total) as on_bytes:
+        done = publishing.copy_release(
+            place,
+            ReleaseStore(target),
+            release,
+            on_bytes,
+            take_over=take_over,
+            wait=None if force else Wait(wait, _say_what_is_waited_for),
+        )
+    print(
+        f"release {release} is published: {done.bytes_sent:,} bytes sent, "
+        f"{done.bytes_already_there:,} were there"
+    )
 
 
 @app.command()

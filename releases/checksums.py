@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ __all__ = [
     "ignore_bytes",
     "problem_of",
     "read_chunks",
+    "sound_chunks",
 ]
 
 OnBytes = Callable[[int], None]
@@ -59,13 +60,15 @@ def file_sizes(root: Path, release: int, parts: Iterable[Part] = tuple(Part)) ->
     }
 
 
-def describe_files(root: Path, release: int) -> tuple[FileEntry, ...]:
-    """Take size and checksum of every file of a release below `root`, ordered by path.
+def describe_files(
+    root: Path, release: int, parts: Collection[Part] = tuple(Part)
+) -> tuple[FileEntry, ...]:
+    """Take size and checksum of every file in the parts of a release, ordered by path.
 
     `root` is laid out as a store. Raises IncompleteReleaseError for a part without files.
     """
-    sizes = file_sizes(root, release)
-    for part in Part:
+    sizes = file_sizes(root, release, parts)
+    for part in parts:
         home = part_path(part, release)
         if not any(path.startswith(home + "/") for path in sizes):
             raise IncompleteReleaseError(f"{root / home}: holds no files; every release needs it")
@@ -81,25 +84,39 @@ def _describe(root: Path, path: str) -> FileEntry:
     return FileEntry(path=path, size=size, sha256=digest.hexdigest())
 
 
-def problem_of(
-    entry: FileEntry, chunks: Iterable[bytes], use: Callable[[bytes], object]
-) -> str | None:
-    """Read a file, hand each chunk to `use`, and say what differs from its entry, if anything.
+def sound_chunks(entry: FileEntry, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Pass a file's chunks on.
 
-    Stops as soon as there is more than the entry's size, so that no disk is filled in vain.
+    Raises IncompleteReleaseError saying what differs from its entry, if anything: as soon as there
+    is more than the entry's size, so that no disk is filled in vain, or else after the last chunk.
     """
     digest = hashlib.sha256()
     size = 0
     for chunk in chunks:
         size += len(chunk)
         if size > entry.size:
-            return f"{entry.path}: is longer than the {entry.size} bytes of the manifest"
+            raise IncompleteReleaseError(
+                f"{entry.path}: is longer than the {entry.size} bytes of the manifest"
+            )
         digest.update(chunk)
-        use(chunk)
+        yield chunk
     if size != entry.size:
-        return _wrong_size(entry, size)
+        raise IncompleteReleaseError(_wrong_size(entry, size))
     if digest.hexdigest() != entry.sha256:
-        return f"{entry.path}: has sha256 {digest.hexdigest()}, the manifest says {entry.sha256}"
+        raise IncompleteReleaseError(
+            f"{entry.path}: has sha256 {digest.hexdigest()}, the manifest says {entry.sha256}"
+        )
+
+
+def problem_of(
+    entry: FileEntry, chunks: Iterable[bytes], use: Callable[[bytes], object]
+) -> str | None:
+    """Read a file, hand each chunk to `use`, and say what differs from its entry, if anything."""
+    try:
+        for chunk in sound_chunks(entry, chunks):
+            use(chunk)
+    except IncompleteReleaseError as error:
+        return str(error)
     return None
 
 

@@ -1,21 +1,19 @@
 """Putting a finished release into a store: files first, manifest last."""
 
-import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from releases._claim import Claim
+from releases._claim import claim_to_publish
 from releases.checksums import OnBytes, file_sizes, find_problems, ignore_bytes, read_chunks
-from releases.errors import IncompleteReleaseError, ReleaseExistsError
+from releases.errors import IncompleteReleaseError, ReleaseNotFoundError
 from releases.layout import manifest_path
 from releases.manifest import Manifest
 from releases.rollout import Wait, wait_for_service
 from releases.store import ReleaseStore
+from releases.transfer import Transferred, copy_files
 
-__all__ = ["publish"]
+__all__ = ["copy_release", "publish"]
 
-_UPLOADS: Final = 4
 _PATIENTLY: Final = Wait()
 
 
@@ -27,64 +25,74 @@ def publish(
     *,
     take_over: bool = False,
     wait: Wait | None = _PATIENTLY,
-) -> None:
+) -> Transferred:
     """Copy a release from `staging`, a folder laid out as a store, into the store.
 
     The release becomes visible in one step, at the end. Before that it will `wait` for the previous
     release to come into service everywhere, since servers hold two (None: it does not care). A
     publish that died half-way is repeated by calling this again with the same contents; with others
-    only if told to `take_over`, which is safe once the first publisher is dead. `on_bytes` hears of
-    every byte twice: when checked and when stored.
+    only if told to `take_over`, which is safe once the first publisher is dead. What is in the
+    store already and sound, since `copy_ahead` or a dead publisher put it there, is not sent again.
+    `on_bytes` hears of every byte three times: when checked, when stored and when read back.
     Raises ReleaseExistsError, ReleaseClaimedError while other contents are being published under
-    this id, NotInServiceError, or IncompleteReleaseError naming the files that are not what the
-    manifest says.
+    this id, NotInServiceError, StoreError, or IncompleteReleaseError naming the files that are not
+    what the manifest says.
     """
-    document = manifest.model_dump_json(indent=1).encode() + b"\n"
-    claim = Claim(store, manifest.release, hashlib.sha256(document).hexdigest())
-    _refuse_published(store, manifest)
+    store.refuse_published(manifest.release)
     _check_staging(staging, manifest, on_bytes)
+    source = ReleaseStore(str(staging))
+    return _publish_from(source, store, manifest, on_bytes, take_over=take_over, wait=wait)
+
+
+def copy_release(
+    source: ReleaseStore,
+    target: ReleaseStore,
+    release: int,
+    on_bytes: OnBytes = ignore_bytes,
+    *,
+    take_over: bool = False,
+    wait: Wait | None = _PATIENTLY,
+) -> Transferred:
+    """Copy a published release to another store, where it is published in the same way.
+
+    `on_bytes` hears of every byte twice: when stored and when read back. Raises what `publish`
+    raises, and ReleaseNotFoundError where the source has no such release, or has withdrawn it.
+    """
+    manifest = source.manifest(release)
+    if release in source.withdrawn():
+        raise ReleaseNotFoundError(f"{source.url}: release {release} is withdrawn: copy another")
+    target.refuse_published(release)
+    return _publish_from(source, target, manifest, on_bytes, take_over=take_over, wait=wait)
+
+
+def _publish_from(
+    source: ReleaseStore,
+    store: ReleaseStore,
+    manifest: Manifest,
+    on_bytes: OnBytes,
+    *,
+    take_over: bool,
+    wait: Wait | None,
+) -> Transferred:
+    document = manifest.model_dump_json(indent=1).encode() + b"\n"
+    claim = claim_to_publish(store, manifest, document)
     claim.take(take_over=take_over)
     if store.is_published(manifest.release):  # since the first look
         claim.remove()
-        raise _exists(store, manifest)
+        raise store.exists_error(manifest.release)
     _remove_leftovers(store, manifest)
-    _upload(store, staging, manifest, on_bytes)
+    transferred = copy_files(source, store, manifest.files, on_bytes)
     _check_stored_sizes(store, manifest)
     if wait is not None:
         wait_for_service(store, manifest.release, wait)
-    _refuse_published(store, manifest)
+    store.refuse_published(manifest.release)
     claim.check()
     try:
         store.create(manifest_path(manifest.release), document)
     except FileExistsError:
-        raise _exists(store, manifest) from None
+        raise store.exists_error(manifest.release) from None
     claim.remove()
-
-
-def _upload(store: ReleaseStore, staging: Path, manifest: Manifest, on_bytes: OnBytes) -> None:
-    with ThreadPoolExecutor(_UPLOADS, thread_name_prefix="publish") as uploads:
-        waiting = [
-            uploads.submit(store.upload, staging / entry.path, entry.path, on_bytes)
-            for entry in manifest.files
-        ]
-        try:
-            for upload in waiting:
-                upload.result()
-        except BaseException:
-            uploads.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _refuse_published(store: ReleaseStore, manifest: Manifest) -> None:
-    if store.is_published(manifest.release):
-        raise _exists(store, manifest)
-
-
-def _exists(store: ReleaseStore, manifest: Manifest) -> ReleaseExistsError:
-    return ReleaseExistsError(
-        f"{store.url} already has release {manifest.release}; a release is never changed: "
-        "publish under a new id"
-    )
+    return transferred
 
 
 def _check_staging(staging: Path, manifest: Manifest, on_bytes: OnBytes) -> None:
@@ -108,10 +116,10 @@ def _remove_leftovers(store: ReleaseStore, manifest: Manifest) -> None:
 
 
 def _check_stored_sizes(store: ReleaseStore, manifest: Manifest) -> None:
-    """Catch an upload that ended early without an error."""
+    """Catch what somebody took away again since it was read back: prune, or one who gave up."""
     stored = store.file_sizes(manifest.release)
     lost = [entry.path for entry in manifest.files if stored.get(entry.path) != entry.size]
     if lost:
         raise IncompleteReleaseError(
-            f"{store.url}: these files did not arrive whole, publish again: {', '.join(lost)}"
+            f"{store.url}: these files are no longer there, publish again: {', '.join(lost)}"
         )

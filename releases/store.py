@@ -1,19 +1,23 @@
 """The place that releases are published to: a folder, or a bucket."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from releases._atomic import create_file, replacing
-from releases.checksums import OnBytes, ignore_bytes, read_chunks
-from releases.errors import ManifestError, ReleaseError, ReleaseNotFoundError, StoreError
+from releases.errors import (
+    ManifestError,
+    ReleaseError,
+    ReleaseExistsError,
+    ReleaseNotFoundError,
+    StoreError,
+)
 from releases.layout import (
     MANIFESTS,
     SPLIT_FILE,
@@ -28,11 +32,15 @@ from releases.split import Split, parse_split
 __all__ = ["Listing", "ReleaseStore", "claim_path"]
 
 _CHUNK_BYTES: Final = 1 << 20
+_BLOCK_BYTES: Final = 8 << 20
+"""Of an object, fetched or sent at once; s3fs alone would hold 50 MB of each open file."""
+_MAX_PARTS: Final = 10_000
+"""Of which S3 makes an object."""
 _RELEASE: Final = re.compile(r"([1-9][0-9]{0,18})")
 
 
 def claim_path(release: int) -> str:
-    """Name the claim of whoever is publishing a release, relative to the store."""
+    """Name the claim of whoever is bringing a release into the store, relative to it."""
     return f"{MANIFESTS}/{release}.publishing"
 
 
@@ -91,9 +99,25 @@ class ReleaseStore:
             release for part in Part for release in _releases(self._names(part.value), suffix="")
         }
 
+    def claimed(self) -> set[int]:
+        """Releases that somebody has begun to bring here; a published one may be among them."""
+        return set(_releases(self._names(MANIFESTS), ".publishing"))
+
     def is_published(self, release: int) -> bool:
         """Whether the release has a manifest."""
         return release in self.listing().published
+
+    def refuse_published(self, release: int) -> None:
+        """Raise ReleaseExistsError for a published release."""
+        if self.is_published(release):
+            raise self.exists_error(release)
+
+    def exists_error(self, release: int) -> ReleaseExistsError:
+        """Make the error of who would publish a release a second time."""
+        return ReleaseExistsError(
+            f"{self.url} already has release {release}; a release is never changed: "
+            "publish under a new id"
+        )
 
     def manifest(self, release: int) -> Manifest:
         """Read the manifest of a published release.
@@ -136,26 +160,54 @@ class ReleaseStore:
             sizes |= {self._relative(name): int(info["size"]) for name, info in found.items()}
         return sizes
 
+    def size(self, path: str) -> int | None:
+        """Size of one file in bytes; None where there is none."""
+        try:
+            with self._store_errors():
+                return int(self._fs.info(self._path(path))["size"])
+        except FileNotFoundError:
+            return None
+
     def chunks(self, path: str) -> Iterator[bytes]:
         """Read one file piece by piece; raises FileNotFoundError when there is none."""
-        with self._store_errors(), self._fs.open(self._path(path), "rb") as stream:
+        with (
+            self._store_errors(),
+            self._fs.open(self._path(path), "rb", block_size=_BLOCK_BYTES) as stream,
+        ):
             while chunk := stream.read(_CHUNK_BYTES):
                 yield chunk
 
-    def upload(self, source: Path, path: str, on_bytes: OnBytes = ignore_bytes) -> None:
-        """Store a file, in place of an older one."""
-        with self._store_errors():
-            if self._local is None:
-                self._fs.put_file(str(source), self._path(path), callback=_Bytes(on_bytes))
-                return
-            with replacing(self._local / path) as target:
-                for chunk in read_chunks(source):
-                    target.write(chunk)
-                    on_bytes(len(chunk))
+    def write(self, path: str, chunks: Iterable[bytes], size: int) -> None:
+        """Store a file of `size` bytes, in place of an older one, once all of it has come.
+
+        When `chunks` raises, nothing of it is there. Holds no more than a few MB in memory.
+        """
+        with self._store_errors(writing=True):
+            if self._local is not None:
+                with replacing(self._local / path) as target:
+                    target.writelines(chunks)
+            elif size <= _BLOCK_BYTES:
+                self._fs.pipe_file(self._path(path), b"".join(chunks))
+            else:
+                self._write_in_parts(path, chunks, size)
+
+    def _write_in_parts(self, path: str, chunks: Iterable[bytes], size: int) -> None:
+        # Not committed by itself: what fsspec opens stores at the end of a `with` what it has got,
+        # error or not.
+        block = max(_BLOCK_BYTES, -(-size // (_MAX_PARTS * _CHUNK_BYTES)) * _CHUNK_BYTES)
+        stream = self._fs.open(self._path(path), "wb", autocommit=False, block_size=block)
+        try:
+            for chunk in chunks:
+                stream.write(chunk)
+            stream.close()
+            stream.commit()
+        except BaseException:
+            _discard(stream)
+            raise
 
     def put(self, path: str, data: bytes) -> None:
         """Write a small file, in place of an older one."""
-        with self._store_errors():
+        with self._store_errors(writing=True):
             if self._local is None:
                 self._fs.pipe_file(self._path(path), data)
                 return
@@ -168,7 +220,7 @@ class ReleaseStore:
 
     def create(self, path: str, data: bytes) -> None:
         """Write a small file in one step; raises FileExistsError when there is one already."""
-        with self._store_errors():
+        with self._store_errors(writing=True):
             if self._local is not None:
                 create_file(self._local / path, data)
                 return
@@ -196,7 +248,15 @@ class ReleaseStore:
         """Take a release away: manifest first, so that nobody starts to read what then goes."""
         self.remove_file(manifest_path(release))
         self.remove_file(withdrawn_path(release))
+        self.remove_claim(release)
+        self.remove_parts(release)
+
+    def remove_claim(self, release: int) -> None:
+        """Take away the word that somebody is bringing a release here."""
         self.remove_file(claim_path(release))
+
+    def remove_parts(self, release: int) -> None:
+        """Take away the files of a release that is not published."""
         for part in Part:
             self._remove(part_path(part, release), recursive=True)
 
@@ -234,23 +294,24 @@ class ReleaseStore:
         )
 
     @contextmanager
-    def _store_errors(self) -> Iterator[None]:
+    def _store_errors(self, *, writing: bool = False) -> Iterator[None]:
         try:
             yield
-        except (ReleaseError, FileNotFoundError, FileExistsError):
+        except (ReleaseError, FileExistsError):
             raise
         except Exception as error:  # clients of S3 and GCS have no common base for theirs
+            if isinstance(error, FileNotFoundError) and not writing:
+                raise  # of what is written it is the bucket that is not there
             reason = " ".join(str(error).split()) or type(error).__name__
             raise StoreError(f"{self.url}: {reason}") from error
 
 
-class _Bytes(Callback):  # type: ignore[misc]  # fsspec has no types
-    def __init__(self, on_bytes: OnBytes) -> None:
-        super().__init__()
-        self._on_bytes = on_bytes
-
-    def relative_update(self, inc: int = 1) -> None:
-        self._on_bytes(inc)
+def _discard(stream: Any) -> None:
+    """Give up what was sent of a file. A store that keeps it all the same shows it to nobody."""
+    with suppress(Exception):
+        stream.discard()
+    with suppress(AttributeError):
+        stream.closed = True  # else the collector of garbage would send the rest
 
 
 def _releases(names: list[str], suffix: str) -> Iterator[int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.export import ServedTower
+from pipeline.exported import ServedTower
 from pipeline.options import PreprocessOptions, RunOptions, TrainOptions
 from pipeline.prepared import UserSample
 from pipeline.run import RunResult, run

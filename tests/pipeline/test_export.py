@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from recsys.tfserving.v1.prediction_pb2 import PredictionLog
 
-from pipeline.export import SIGNATURE
+from pipeline.exported import SIGNATURE
 from releases.layout import ARTICLE_IDS_FILE, ARTICLE_VECTORS_FILE, WARMUP_FILE, Part
 
 UNKNOWN = 999_999

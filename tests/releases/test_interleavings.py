@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from releases.checksums import OnBytes, ignore_bytes
+from releases.ahead import copy_ahead, describe_ahead, discard_copy
 from releases.errors import (
     IncompleteReleaseError,
     ReleaseClaimedError,
@@ -44,11 +46,11 @@ damages = st.sampled_from(["changed", "truncated", "missing"])
 class DyingStore(ReleaseStore):
     uploads_left = 0
 
-    def upload(self, source: Path, path: str, on_bytes: OnBytes = ignore_bytes) -> None:
+    def write(self, path: str, chunks: Iterable[bytes], size: int) -> None:
         self.uploads_left -= 1
         if self.uploads_left < 0:
             raise StoreError("connection lost")
-        super().upload(source, path, on_bytes)
+        super().write(path, chunks, size)
 
 
 class InterruptedSyncError(Exception):
@@ -88,6 +90,7 @@ class Interleavings(RuleBasedStateMachine):
         self.published: set[int] = set()
         self.withdrawn: set[int] = set()
         self.claimed: dict[int, str] = {}
+        self.ahead: set[int] = set()
         self.in_use: set[int] = set()
         self.damaged_in_store: set[tuple[int, Part]] = set()
         self.damaged_locally: set[tuple[int, Part]] = set()
@@ -113,18 +116,67 @@ class Interleavings(RuleBasedStateMachine):
         publish(self.store, staging, manifest, take_over=take_over)
         self.published.add(release)
         self.claimed.pop(release, None)
+        self.ahead.discard(release)
         self.files[release] = tiny_files(release, content)
 
     @rule(release=releases, content=contents, uploads=st.integers(0, 6))
     def die_while_publishing(self, release: int, content: str, uploads: int) -> None:
+        if release in self.files and release not in self.published:
+            return  # an id that was pruned is not given again
         store = DyingStore(self.store.url)
         store.uploads_left = uploads
         staging = Path(tempfile.mkdtemp(dir=self.home))
-        error = self._hindrance(release, content, take_over=False)
-        with pytest.raises(error or StoreError):
-            publish_tiny(store, staging, release, content)
-        if error is None:
-            self.claimed[release] = content
+        if (error := self._hindrance(release, content, take_over=False)) is not None:
+            with pytest.raises(error):
+                publish_tiny(store, staging, release, content)
+            return
+        self.claimed[release] = content
+        self.ahead.discard(release)
+        if self._missing(release, tiny_files(release, content)) > uploads:
+            with pytest.raises(StoreError):
+                publish_tiny(store, staging, release, content)
+            return
+        publish_tiny(store, staging, release, content)  # earlier attempts had done the rest
+        del self.claimed[release]
+        self.published.add(release)
+        self.files[release] = tiny_files(release, content)
+
+    def _missing(self, release: int, files: dict[str, bytes]) -> int:
+        there = {
+            path: data
+            for part in Part
+            for path, data in files_on_disk(self.root, release, part).items()
+        }
+        return sum(there.get(path) != data for path, data in files.items())
+
+    @rule(release=releases, content=contents, uploads=st.integers(0, 6))
+    def copy_ahead(self, release: int, content: str, uploads: int) -> None:
+        if release in self.files and release not in self.published:
+            return  # an id that was pruned is not given again
+        store = DyingStore(self.store.url)
+        store.uploads_left = uploads
+        staging = Path(tempfile.mkdtemp(dir=self.home))
+        tiny_release(staging, release, content)
+        files = describe_ahead(staging, release)
+        if (error := self._hindrance(release, content, take_over=False)) is not None:
+            with pytest.raises(error):
+                copy_ahead(ReleaseStore(str(staging)), store, release, files)
+            return
+        ours = {entry.path: (staging / entry.path).read_bytes() for entry in files}
+        dies = self._missing(release, ours) > uploads
+        with pytest.raises(StoreError) if dies else nullcontext():
+            copy_ahead(ReleaseStore(str(staging)), store, release, files)
+        if release not in self.claimed:
+            self.ahead.add(release)
+        self.claimed[release] = content
+
+    @rule(release=releases)
+    def discard_the_copy(self, release: int) -> None:
+        assert discard_copy(self.store, release) == (release in self.ahead)
+        if release in self.ahead:
+            self.ahead.remove(release)
+            del self.claimed[release]
+            assert self.store.file_sizes(release) == {}
 
     def _hindrance(self, release: int, content: str, *, take_over: bool) -> type[Exception] | None:
         if release in self.published:
@@ -274,6 +326,10 @@ class Interleavings(RuleBasedStateMachine):
         assert self.store.published() == sorted(self.published, reverse=True)
         assert self.store.withdrawn() == self.withdrawn
         assert self.store.usable() == self.usable
+
+    @invariant()
+    def every_claim_is_of_somebody(self) -> None:
+        assert self.store.claimed() == self.claimed.keys()
 
     @invariant()
     def nothing_published_is_ever_overwritten(self) -> None:

@@ -7,7 +7,7 @@ from releases.layout import withdrawn_path
 from releases.prune import prune
 from releases.store import ReleaseStore
 from releases.verify import verify
-from tests.support.releases import publish_tiny, stage_files
+from tests.support.releases import publish_tiny
 
 
 def test_the_newest_usable_releases_are_kept(store: ReleaseStore, staging: Path) -> None:
@@ -32,14 +32,11 @@ def test_withdrawn_releases_do_not_count_and_go_with_their_age(
     assert store.withdrawn() == {4}
 
 
-def test_old_leftovers_go_and_a_publish_under_way_stays(
-    store: ReleaseStore, staging: Path, tmp_path: Path
-) -> None:
+def test_old_leftovers_go_and_a_publish_under_way_stays(store: ReleaseStore, staging: Path) -> None:
     for release in (2, 3):
         publish_tiny(store, staging, release)
-    stage_files(tmp_path, {"half": b"half"})
     for release in (1, 4):
-        store.upload(tmp_path / "half", f"indexes/items/{release}/items.faiss")
+        store.put(f"indexes/items/{release}/items.faiss", b"half")
         store.create(withdrawn_path(release), b"")
     assert prune(store, 2) == [1]
     assert store.stored() == {2, 3, 4}

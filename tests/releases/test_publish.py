@@ -1,10 +1,11 @@
 import json
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from releases.checksums import OnBytes, describe_files, ignore_bytes
+from releases.checksums import describe_files
 from releases.errors import (
     IncompleteReleaseError,
     ReleaseClaimedError,
@@ -17,7 +18,13 @@ from releases.prune import prune
 from releases.publish import publish
 from releases.store import ReleaseStore, claim_path
 from releases.verify import verify
-from tests.support.releases import publish_tiny, stage_files, tiny_files, tiny_release
+from tests.support.releases import (
+    make_claim_older,
+    publish_tiny,
+    stage_files,
+    tiny_files,
+    tiny_release,
+)
 
 
 class DyingStore(ReleaseStore):
@@ -27,10 +34,10 @@ class DyingStore(ReleaseStore):
         super().__init__(url)
         self._uploads = threading.Semaphore(uploads)
 
-    def upload(self, source: Path, path: str, on_bytes: OnBytes = ignore_bytes) -> None:
+    def write(self, path: str, chunks: Iterable[bytes], size: int) -> None:
         if not self._uploads.acquire(blocking=False):
             raise StoreError("connection lost")
-        super().upload(source, path, on_bytes)
+        super().write(path, chunks, size)
 
 
 def contents(store: ReleaseStore, release: int) -> dict[str, bytes]:
@@ -144,7 +151,7 @@ def test_a_claim_says_since_when_and_for_which_contents(
         publish_tiny(DyingStore(disk_store.url, 0), staging, 7)
     path = Path(disk_store.url) / claim_path(7)
     claim = json.loads(path.read_text())
-    assert claim.keys() == {"schema_version", "manifest_sha256", "claimed_at_ms"}
+    assert claim.keys() == {"schema_version", "learnt_sha256", "manifest_sha256", "claimed_at_ms"}
     path.write_text(json.dumps(claim | {"claimed_at_ms": 1_700_000_000_000}))
     with pytest.raises(ReleaseClaimedError, match="at 2023-11-14 22:13:20 UTC: publish under"):
         publish_tiny(disk_store, tmp_path / "other", 7, "other")
@@ -203,6 +210,8 @@ def test_the_claim_of_a_dead_publish_is_pruned_with_what_it_left(
         publish_tiny(DyingStore(disk_store.url, 1), tmp_path / "old", 7)
     for release in (8, 9):
         publish_tiny(disk_store, staging, release)
+    assert prune(disk_store, 2) == []
+    make_claim_older(disk_store, 7, hours=25)
     assert prune(disk_store, 2) == [7]
     assert not claims(disk_store)
 
@@ -256,23 +265,23 @@ def test_an_upload_that_ends_early_without_an_error_is_caught(
 ) -> None:
     manifest = tiny_release(staging, 7)
     lost = manifest.files[0].path
-    upload = store.upload
+    write = store.write
 
-    def forgetful(source: Path, path: str, on_bytes: OnBytes) -> None:
+    def forgetful(path: str, chunks: Iterable[bytes], size: int) -> None:
         if path != lost:
-            upload(source, path, on_bytes)
+            write(path, chunks, size)
 
-    monkeypatch.setattr(store, "upload", forgetful)
+    monkeypatch.setattr(store, "write", forgetful)
     with pytest.raises(IncompleteReleaseError, match=lost):
         publish(store, staging, manifest)
     assert store.published() == []
 
 
-def test_progress_hears_of_every_byte_twice(store: ReleaseStore, staging: Path) -> None:
+def test_progress_hears_of_every_byte_three_times(store: ReleaseStore, staging: Path) -> None:
     manifest = tiny_release(staging, 7)
     counts: list[int] = []
     publish(store, staging, manifest, counts.append)
-    assert sum(counts) == 2 * sum(entry.size for entry in manifest.files)
+    assert sum(counts) == 3 * sum(entry.size for entry in manifest.files)
 
 
 def test_a_release_without_one_of_its_parts_cannot_be_described(staging: Path) -> None:

@@ -1,7 +1,6 @@
 """One run of the workflow as a process that is killed at a chosen moment."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -79,7 +78,7 @@ class Workflow:
     def ended(self) -> dict[str, int]:
         """Name the steps that have a record, and when it was written."""
         records = self.workdir.glob(f"*/{RECORD_FILE}")
-        return {each.parent.name: os.stat(each).st_mtime_ns for each in records}
+        return {each.parent.name: each.stat().st_mtime_ns for each in records}
 
     def _await(
         self, folder: Path, point: KillPoint, usual_seconds: float, process: subprocess.Popen[bytes]

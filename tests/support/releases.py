@@ -9,9 +9,16 @@ from releases.checksums import describe_files
 from releases.layout import Part, part_path
 from releases.manifest import Manifest
 from releases.publish import publish
-from releases.store import ReleaseStore
+from releases.store import ReleaseStore, claim_path
 
-__all__ = ["manifest_of", "publish_tiny", "stage_files", "tiny_files", "tiny_release"]
+__all__ = [
+    "make_claim_older",
+    "manifest_of",
+    "publish_tiny",
+    "stage_files",
+    "tiny_files",
+    "tiny_release",
+]
 
 _FILES: Mapping[Part, tuple[str, ...]] = {
     Part.MODEL: ("saved_model.pb", "variables/variables.data-00000-of-00001"),
@@ -70,3 +77,10 @@ def publish_tiny(store: ReleaseStore, staging: Path, release: int, content: str 
     manifest = tiny_release(staging, release, content)
     publish(store, staging, manifest, wait=None)
     return manifest
+
+
+def make_claim_older(store: ReleaseStore, release: int, *, hours: float) -> None:
+    """Let a claim look as if nobody had worked under it for so long."""
+    claim = json.loads(b"".join(store.chunks(claim_path(release))))
+    claim["claimed_at_ms"] -= int(hours * 3_600_000)
+    store.put(claim_path(release), json.dumps(claim).encode())
