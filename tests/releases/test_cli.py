@@ -3,6 +3,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -153,16 +155,30 @@ def test_the_store_may_come_from_the_environment(
     assert "release 7" in capsys.readouterr().out
 
 
+@contextmanager
+def side_car_process(
+    store: ReleaseStore, into: Path, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`releases pull --watch`, its log on a pipe; ended, whatever happens to the test."""
+    command = [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
+    with subprocess.Popen(
+        tied_to_this_process([*command, *arguments]),
+        env=os.environ | {"RELEASES_STORE": store.url},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as side_car:
+        try:
+            yield side_car
+        finally:
+            side_car.kill()
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_side_car_follows_the_store_until_it_is_told_to_stop(
     disk_store: ReleaseStore, staging: Path, into: Path, stop: signal.Signals
 ) -> None:
     publish_tiny(disk_store, staging, 1)
-    command = tied_to_this_process(
-        [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
-    )
-    environment = os.environ | {"RELEASES_STORE": disk_store.url}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as side_car:
+    with side_car_process(disk_store, into) as side_car:
         assert side_car.stderr is not None
         log = iter(side_car.stderr.readline, "")
         assert f"release 1 is in {into}" in next(log)
@@ -182,26 +198,25 @@ def test_a_side_car_tells_prometheus_what_it_holds_and_refuses(
     publish_tiny(disk_store, staging, 1)
     publish_tiny(disk_store, staging, 2)
     (Path(disk_store.url) / "models/user_tower/2/saved_model.pb").write_bytes(b"spoilt")
-    command = [sys.executable, "-m", "releases", "pull", "--watch", "0.1", "--into", str(into)]
-    command += ["--store", disk_store.url, "--metrics", "127.0.0.1:0"]
     expected = [
         'recsys_release{kind="pulled"} 1.0',
         'recsys_release_refused_total{reason="mirror"} 1.0',
         "recsys_store_poll_failures_total 0.0",
     ]
-    with subprocess.Popen(tied_to_this_process(command), stderr=subprocess.PIPE) as side_car:
+    with side_car_process(disk_store, into, "--metrics", "127.0.0.1:0") as side_car:
         assert side_car.stderr is not None
-        log = iter(side_car.stderr.readline, b"")
-        port = int(next(log).rpartition(b" ")[2])
-        assert any(b"release 1 is in" in line for line in log)
-        for _ in range(100):  # its second look comes after a tenth of a second
+        log = iter(side_car.stderr.readline, "")
+        port = int(next(log).rpartition(" ")[2])
+        assert any("release 1 is in" in line for line in log)
+        for _ in range(200):  # its second look comes after a tenth of a second, its report last
             text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-            if all(line in text.splitlines() for line in expected):
+            reports = current_reports(disk_store)
+            if set(expected) <= set(text.splitlines()) and reports:
                 break
             time.sleep(0.05)
-        (report,) = current_reports(disk_store)
         side_car.terminate()
         side_car.communicate(timeout=30)
+    (report,) = reports
     assert [line for line in text.splitlines() if line in expected] == expected
     assert (report.held, report.in_use, report.refused) == ({1}, set(), {2})  # type: ignore[comparison-overlap]
     assert current_reports(disk_store) == []
