@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from pipeline.demo_data import fetch_movielens_100k
 from pipeline.errors import DemoDataError, StepError
 from pipeline.holdout import Split
+from pipeline.kubeflow.command import compile_command, deploy_command, local_runner
 from pipeline.options import (
     BigQueryOptions,
     CollectOptions,
@@ -38,6 +39,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 app.command("rollout")(rollout_command)
+app.command("compile")(compile_command)
+app.command("deploy")(deploy_command)
 
 
 @app.callback()
@@ -116,11 +119,15 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         bool, typer.Option("--keep-seen", help="Evaluate with articles already viewed")
     ] = False,
     seed: Annotated[int, typer.Option()] = TrainOptions.seed,
+    kfp_local: Annotated[
+        bool, typer.Option("--kfp-local", help="By the pipeline of Kubeflow's, each task a process")
+    ] = False,
 ) -> None:
     """Collect, preprocess, train, export, evaluate, index, copy, judge and publish.
 
-    A run that was killed is gone on with by the same command.
+    A run that was killed is gone on with by the same command (with --kfp-local: begun anew).
     """
+    run_it = local_runner() if kfp_local else _run_with_progress
     started = time.monotonic()
     training = TrainOptions(
         dimension=dimension,
@@ -164,7 +171,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         with _reporting_to(report_dir or workdir) as directory:
             # Now rather than after the training.
             directory.mkdir(parents=True, exist_ok=True)
-        result = _run_with_progress(options, workdir)
+        result = run_it(options, workdir)
         report = report_run(result, time.monotonic() - started)
         with _reporting_to(report_dir or workdir) as directory:
             write_report(report, directory)

@@ -22,7 +22,17 @@ from pipeline.transform import Vocabulary
 __all__ = ["Evaluation", "evaluate"]
 
 _SCORES_AT_ONCE: Final = 10_000_000
-_COVERAGE_K: Final = 200
+_ANSWERED: Final = 200
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Users by whose 200 best hold their next view: the model's and popularity's."""
+
+    both: int
+    model_only: int
+    popularity_only: int
+    neither: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class Evaluation(StepRecord):
     user_count: int
     test_user_count: int
     """Users with a test target, of whom `user_count` were asked."""
+    hits: Hits
     unknown_targets: int
     """Test targets outside of the vocabulary: always misses."""
     seen_removed: bool
@@ -108,14 +119,16 @@ def evaluate(
     transitions = TransitionsBaseline(
         count_successions(prepared), articles.counts, newest_known(sample, indices)
     )
+    model = asked.rank(_Model(exported, sample))
+    popularity = asked.rank(PopularityBaseline(articles.counts))
+    rival = None if in_service is None else asked.rank(_InService(in_service, sample, articles))
     return Evaluation(
         directory=directory,
-        model=asked.measure(_Model(exported, sample)),
-        popularity=asked.measure(PopularityBaseline(articles.counts)),
-        transitions=asked.measure(transitions),
-        in_service=(
-            None if in_service is None else asked.measure(_InService(in_service, sample, articles))
-        ),
+        model=model.metrics(),
+        popularity=popularity.metrics(),
+        transitions=asked.rank(transitions).metrics(),
+        in_service=None if rival is None else rival.metrics(),
+        hits=_hits(model.ranks <= _ANSWERED, popularity.ranks <= _ANSWERED),
         user_count=len(users),
         test_user_count=prepared.test_user_count,
         unknown_targets=int((asked.columns < 0).sum()),
@@ -137,7 +150,7 @@ class _Asked:
     article_count: int
     remove_seen: bool
 
-    def measure(self, scorer: _Scorer) -> RankingMetrics:
+    def rank(self, scorer: _Scorer) -> "_Ranked":
         ranks, answered = [np.zeros(0, np.int64)], []
         at_once = max(1, _SCORES_AT_ONCE // self.article_count)
         for begin in range(0, len(self.users), at_once):
@@ -145,8 +158,8 @@ class _Asked:
             scores = scorer.scores(users)
             seen = self._seen(users)
             ranks.append(rank_targets(scores, self.columns[begin : begin + at_once], seen))
-            answered.append(top_columns(scores, seen, _COVERAGE_K))
-        return measure(np.concatenate(ranks), answered, self.article_count)
+            answered.append(top_columns(scores, seen, _ANSWERED))
+        return _Ranked(np.concatenate(ranks), answered, self.article_count)
 
     def _seen(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
         seen = np.zeros((len(users), self.article_count + 1), bool)
@@ -155,6 +168,27 @@ class _Asked:
                 viewed = slice(self.sample.offsets[user], self.sample.offsets[user + 1])
                 seen[row, self.indices[viewed]] = True
         return seen[:, 1:]  # column 0 stands for unknown
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """How one scorer ranks the targets."""
+
+    ranks: NDArray[np.int64]
+    answered: list[NDArray[np.int64]]
+    article_count: int
+
+    def metrics(self) -> RankingMetrics:
+        return measure(self.ranks, self.answered, self.article_count)
+
+
+def _hits(model: NDArray[np.bool_], popularity: NDArray[np.bool_]) -> Hits:
+    return Hits(
+        both=int((model & popularity).sum()),
+        model_only=int((model & ~popularity).sum()),
+        popularity_only=int((~model & popularity).sum()),
+        neither=int((~model & ~popularity).sum()),
+    )
 
 
 def _flat(metrics: RankingMetrics) -> dict[str, float]:

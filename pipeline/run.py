@@ -35,7 +35,7 @@ from releases.manifest import Manifest
 if TYPE_CHECKING:
     from pipeline.train import TrainedModel
 
-__all__ = ["RunResult", "run"]
+__all__ = ["RunResult", "load_result", "run"]
 
 _STATE_FILE: Final = "run.json"
 _OWN_PROCESS: Final = frozenset({"preprocess"})
@@ -76,7 +76,8 @@ def run(
     with naming("window"):
         state = _State.open(workdir, options)
     _run_graph(options, state, on_progress)
-    result = _result(state)
+    ended = {step: state.folder(step) for step in REQUIRES if has_ended(state.folder(step))}
+    result = load_result(ended, state.seconds)
     with naming("publish"):
         state.end()
     return result
@@ -208,23 +209,27 @@ def _load_decision(state: _State) -> Decision:
     return Decision.load(state.folder("gate"))
 
 
-def _result(state: _State) -> RunResult:
+def load_result(folders: Mapping[str, Path], seconds: Mapping[str, float]) -> RunResult:
+    """Read what the steps of a run left; `folders`: of each that has ended.
+
+    Raises RecordError where one that is needed is missing.
+    """
     from pipeline.train import TrainedModel  # loads TensorFlow
 
     def load(kind: type[Any], step: str) -> Any:
-        return kind.load(state.folder(step))
+        return kind.load(folders[step])
 
     published = None
-    if has_ended(state.folder("publish")):
-        published = PublishedRelease.load(state.folder("publish"))
+    if "publish" in folders:
+        published = PublishedRelease.load(folders["publish"])
     return RunResult(
         manifest=None if published is None else published.manifest,
         release=load(Window, "window").release,
-        decision=_load_decision(state),
+        decision=load(Decision, "gate"),
         collected=load(CollectedEvents, "collect"),
         prepared=load(PreparedData, "preprocess"),
         trained=load(TrainedModel, "train"),
         evaluation=load(Evaluation, "evaluate"),
         indexed=load(IndexedArticles, "index"),
-        seconds=dict(state.seconds),
+        seconds=dict(seconds),
     )

@@ -1,0 +1,428 @@
+"""The workflow as a pipeline of Kubeflow's: each step of `pipeline.steps` a task, and who waits.
+
+A component's body is copied into the pipeline's file and runs in a container of the task's image;
+all it does is to call `pipeline.kubeflow.task` there. So this module has no other code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from kfp import compiler, dsl
+from kfp.dsl import (
+    HTML,
+    Artifact,
+    ClassificationMetrics,
+    Dataset,
+    Input,
+    Markdown,
+    Metrics,
+    Model,
+    Output,
+    PipelineTask,
+    PipelineTaskFinalStatus,
+)
+
+from pipeline.options import (
+    CollectOptions,
+    GateOptions,
+    PreprocessOptions,
+    RunOptions,
+    TrainOptions,
+)
+from pipeline.steps import STEPS
+
+__all__ = ["PIPELINE_NAME", "STEPS_AND_REPORT", "compile_pipeline", "workflow"]
+
+PIPELINE_NAME: Final = "recsys-workflow"
+
+STEPS_AND_REPORT: Final = (*STEPS, "report")
+"""The tasks; each may have an image of its own."""
+
+_BASE_IMAGE: Final = "recsys-pipeline-python"
+"""Stands in each component until `workflow` names the image."""
+
+_component: Final = partial(
+    dsl.component, base_image=_BASE_IMAGE, install_kfp_package=False, packages_to_install=[]
+)
+
+
+@_component
+def window(store: str, release: int, window_days: float, window: Output[Artifact]) -> None:
+    from pipeline.kubeflow.task import run_task
+
+    run_task("window", {}, window.path, store=store, release=release, window_days=window_days)
+
+
+@_component
+def collect(
+    window: Input[Artifact],
+    events: str,
+    items: str,
+    views: str,
+    bigquery: dict[str, Any],
+    look_back_days: int,
+    max_user_views: int,
+    event_name: str,
+    collected: Output[Dataset],
+) -> None:
+    from pipeline.kubeflow.task import run_task
+
+    run_task(
+        "collect",
+        {"window": window.path},
+        collected.path,
+        events=events,
+        items=items,
+        views=views,
+        bigquery=bigquery,
+        look_back_days=look_back_days,
+        max_user_views=max_user_views,
+        event_name=event_name,
+    )
+
+
+@_component
+def preprocess(
+    collected: Input[Dataset],
+    min_article_views: int,
+    min_user_views: int,
+    split: str,
+    max_test_users: int,
+    beam: list[str],
+    prepared: Output[Dataset],
+) -> None:
+    from pipeline.kubeflow.task import run_task
+
+    run_task(
+        "preprocess",
+        {"collect": collected.path},
+        prepared.path,
+        min_article_views=min_article_views,
+        min_user_views=min_user_views,
+        split=split,
+        max_test_users=max_test_users,
+        beam=beam,
+    )
+
+
+@_component
+def train(
+    prepared: Input[Dataset],
+    dimension: int,
+    max_train_seconds: float,
+    max_epochs: int,
+    seed: int,
+    trained: Output[Model],
+    mlpipeline_ui_metadata: Output[Artifact],
+) -> None:
+    from pipeline.kubeflow.task import link_tensorboard, run_task
+
+    run_task(
+        "train",
+        {"preprocess": prepared.path},
+        trained.path,
+        dimension=dimension,
+        max_train_seconds=max_train_seconds,
+        max_epochs=max_epochs,
+        seed=seed,
+    )
+    link_tensorboard(trained.uri, mlpipeline_ui_metadata.path)
+
+
+@_component
+def export(
+    window: Input[Artifact],
+    prepared: Input[Dataset],
+    trained: Input[Model],
+    exported: Output[Model],
+) -> None:
+    from pipeline.kubeflow.task import run_task
+
+    inputs = {"window": window.path, "preprocess": prepared.path, "train": trained.path}
+    run_task("export", inputs, exported.path)
+
+
+@_component
+def evaluate(
+    prepared: Input[Dataset],
+    exported: Input[Model],
+    store: str,
+    keep_seen: bool,
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    from pipeline.kubeflow.task import run_task, show_evaluation
+
+    inputs = {"preprocess": prepared.path, "export": exported.path}
+    run_task("evaluate", inputs, evaluation.path, store=store, keep_seen=keep_seen)
+    show_evaluation(evaluation.path, metrics)
+
+
+@_component
+def index(
+    collected: Input[Dataset],
+    prepared: Input[Dataset],
+    exported: Input[Model],
+    recall_target: float,
+    indexed: Output[Artifact],
+    samples: Output[HTML],
+    samples_text: Output[Markdown],
+) -> None:
+    from pipeline.kubeflow.task import run_task, show_samples
+
+    inputs = {"collect": collected.path, "preprocess": prepared.path, "export": exported.path}
+    run_task("index", inputs, indexed.path, recall_target=recall_target)
+    show_samples(indexed.path, samples.path, samples_text.path)
+
+
+@_component
+def copy(exported: Input[Model], store: str, copied: Output[Artifact]) -> None:
+    from pipeline.kubeflow.task import run_task
+
+    run_task("copy", {"export": exported.path}, copied.path, store=store)
+
+
+@_component
+def gate(
+    prepared: Input[Dataset],
+    exported: Input[Model],
+    evaluation: Input[Artifact],
+    indexed: Input[Artifact],
+    copied: Input[Artifact],
+    store: str,
+    recall_target: float,
+    max_drop: float,
+    max_fall: float,
+    max_shrink: float,
+    max_age_hours: float,
+    publish_anyway: bool,
+    decision: Output[Artifact],
+    checks: Output[Metrics],
+    hits: Output[ClassificationMetrics],
+) -> None:
+    from pipeline.kubeflow.task import run_task, show_classification, show_decision
+
+    run_task(
+        "gate",
+        {
+            "preprocess": prepared.path,
+            "export": exported.path,
+            "evaluate": evaluation.path,
+            "index": indexed.path,
+            "copy": copied.path,
+        },
+        decision.path,
+        store=store,
+        recall_target=recall_target,
+        max_drop=max_drop,
+        max_fall=max_fall,
+        max_shrink=max_shrink,
+        max_age_hours=max_age_hours,
+        publish_anyway=publish_anyway,
+    )
+    show_decision(decision.path, checks)
+    show_classification(evaluation.path, hits)
+
+
+@_component
+def publish(
+    prepared: Input[Dataset],
+    exported: Input[Model],
+    evaluation: Input[Artifact],
+    indexed: Input[Artifact],
+    decision: Input[Artifact],
+    store: str,
+    published: Output[Artifact],
+) -> None:
+    from pipeline.kubeflow.task import run_task
+
+    inputs = {
+        "preprocess": prepared.path,
+        "export": exported.path,
+        "evaluate": evaluation.path,
+        "index": indexed.path,
+        "gate": decision.path,
+    }
+    run_task("publish", inputs, published.path, store=store)
+
+
+@_component
+def report(
+    status: PipelineTaskFinalStatus, store: str, notify_url: str, summary: Output[Markdown]
+) -> None:
+    from pipeline.kubeflow.task import report_end
+
+    report_end(status, store, notify_url, summary.path)
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What a task is given: cores, memory, and second chances."""
+
+    cpu: str
+    memory: str
+    retries: int = 0
+    cached: bool = True
+
+
+_NEEDS: Final[Mapping[str, _Needs]] = {
+    # They look at the clock, at the log and at the store: the same inputs, another result.
+    "window": _Needs("500m", "1G", retries=2, cached=False),
+    "collect": _Needs("2", "8G", retries=2, cached=False),
+    "preprocess": _Needs("4", "8G", retries=2),
+    "train": _Needs("4", "8G", retries=1),
+    "export": _Needs("2", "4G", retries=2),
+    "evaluate": _Needs("2", "8G", retries=2),
+    "index": _Needs("4", "8G", retries=2),
+    "copy": _Needs("1", "2G", retries=5),
+    "gate": _Needs("1", "4G", retries=2),
+    # Refused by the gate it is tried once more in vain; evicted, it must be.
+    "publish": _Needs("1", "4G", retries=1),
+    "report": _Needs("500m", "1G", retries=2, cached=False),
+}
+
+
+def workflow(images: Mapping[str, str], *, with_retries: bool = True) -> Any:
+    """Wire the steps into a pipeline, each with the image that `images` has for it."""
+
+    def run(task: PipelineTask, step: str) -> Any:
+        needs = _NEEDS[step]
+        task.set_display_name(step)
+        task.set_container_image(images[step])
+        task.set_cpu_request(needs.cpu).set_memory_request(needs.memory)
+        task.set_cpu_limit(needs.cpu).set_memory_limit(needs.memory)
+        task.set_caching_options(enable_caching=needs.cached)
+        if with_retries and needs.retries:
+            task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
+        return task.outputs
+
+    @dsl.pipeline(  # type: ignore[untyped-decorator] # kfp has no types
+        name=PIPELINE_NAME, description="Views to a published release, twice a day"
+    )
+    def wired(
+        store: str,
+        events: str = "",
+        items: str = "",
+        views: str = "",
+        bigquery: dict[str, Any] = {},  # noqa: B006 - Kubeflow reads it once
+        release: int = 0,
+        window_days: float = 0.0,
+        look_back_days: int = CollectOptions.look_back_days,
+        max_user_views: int = CollectOptions.max_user_views,
+        event_name: str = CollectOptions.event_name,
+        min_article_views: int = PreprocessOptions.min_article_views,
+        min_user_views: int = PreprocessOptions.min_user_views,
+        split: str = PreprocessOptions.split,
+        max_test_users: int = PreprocessOptions.max_test_users,
+        beam: list[str] = [],  # noqa: B006 - Kubeflow reads it once
+        dimension: int = TrainOptions.dimension,
+        max_train_seconds: float = TrainOptions.max_train_seconds,
+        max_epochs: int = TrainOptions.max_epochs,
+        seed: int = TrainOptions.seed,
+        keep_seen: bool = not RunOptions.remove_seen,
+        recall_target: float = RunOptions.recall_target,
+        max_drop: float = GateOptions.max_drop,
+        max_fall: float = GateOptions.max_fall,
+        max_shrink: float = GateOptions.max_shrink,
+        max_age_hours: float = 0.0,
+        publish_anyway: bool = GateOptions.publish_anyway,
+        notify_url: str = "",
+    ) -> None:
+        ending = report(store=store, notify_url=notify_url)
+        run(ending, "report")
+        with dsl.ExitHandler(ending, name="steps"):
+            chosen = run(window(store=store, release=release, window_days=window_days), "window")[
+                "window"
+            ]
+            collected = run(
+                collect(
+                    window=chosen,
+                    events=events,
+                    items=items,
+                    views=views,
+                    bigquery=bigquery,
+                    look_back_days=look_back_days,
+                    max_user_views=max_user_views,
+                    event_name=event_name,
+                ),
+                "collect",
+            )["collected"]
+            prepared = run(
+                preprocess(
+                    collected=collected,
+                    min_article_views=min_article_views,
+                    min_user_views=min_user_views,
+                    split=split,
+                    max_test_users=max_test_users,
+                    beam=beam,
+                ),
+                "preprocess",
+            )["prepared"]
+            trained = run(
+                train(
+                    prepared=prepared,
+                    dimension=dimension,
+                    max_train_seconds=max_train_seconds,
+                    max_epochs=max_epochs,
+                    seed=seed,
+                ),
+                "train",
+            )["trained"]
+            exported = run(export(window=chosen, prepared=prepared, trained=trained), "export")[
+                "exported"
+            ]
+            evaluation = run(
+                evaluate(prepared=prepared, exported=exported, store=store, keep_seen=keep_seen),
+                "evaluate",
+            )["evaluation"]
+            indexed = run(
+                index(
+                    collected=collected,
+                    prepared=prepared,
+                    exported=exported,
+                    recall_target=recall_target,
+                ),
+                "index",
+            )["indexed"]
+            copied = run(copy(exported=exported, store=store), "copy")["copied"]
+            decision = run(
+                gate(
+                    prepared=prepared,
+                    exported=exported,
+                    evaluation=evaluation,
+                    indexed=indexed,
+                    copied=copied,
+                    store=store,
+                    recall_target=recall_target,
+                    max_drop=max_drop,
+                    max_fall=max_fall,
+                    max_shrink=max_shrink,
+                    max_age_hours=max_age_hours,
+                    publish_anyway=publish_anyway,
+                ),
+                "gate",
+            )["decision"]
+            publishing = publish(
+                prepared=prepared,
+                exported=exported,
+                evaluation=evaluation,
+                indexed=indexed,
+                decision=decision,
+                store=store,
+            )
+            run(publishing, "publish")
+
+    return wired
+
+
+def compile_pipeline(images: Mapping[str, str], path: str) -> dict[str, str]:
+    """Write the IR YAML that Kubeflow takes; answer its parameters, with their types.
+
+    `images`: for each of STEPS_AND_REPORT. The types are kfp's: String, Integer, Float, Boolean,
+    List[String] and Dict[String, Any].
+    """
+    compiled = workflow(images)
+    compiler.Compiler().compile(compiled, path)
+    return {name: str(each.type) for name, each in compiled.component_spec.inputs.items()}

@@ -1,0 +1,1 @@
+"""The workflow on Kubeflow Pipelines: parameters, tasks, local runs and deployment."""
