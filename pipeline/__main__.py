@@ -85,6 +85,13 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     max_train_seconds: Annotated[float, typer.Option(min=1)] = TrainOptions.max_train_seconds,
     max_epochs: Annotated[int, typer.Option(min=1)] = TrainOptions.max_epochs,
     dimension: Annotated[int, typer.Option(min=4, max=1024)] = TrainOptions.dimension,
+    hidden_units: Annotated[
+        list[int] | None, typer.Option(min=1, help="Of a layer below the last; default: 128")
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(min=0)] = TrainOptions.learning_rate,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Default: by the number of examples")
+    ] = None,
     min_article_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_article_views,
     min_user_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_user_views,
     split: Annotated[
@@ -131,6 +138,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     started = time.monotonic()
     training = TrainOptions(
         dimension=dimension,
+        hidden_units=TrainOptions.hidden_units if hidden_units is None else tuple(hidden_units),
+        learning_rate=learning_rate,
+        batch_size=batch_size,
         max_train_seconds=max_train_seconds,
         max_epochs=max_epochs,
         seed=seed,

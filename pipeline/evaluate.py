@@ -19,7 +19,7 @@ from pipeline.prepared import PreparedData, UserSample
 from pipeline.records import StepRecord
 from pipeline.transform import Vocabulary
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Hits", "evaluate"]
 
 _SCORES_AT_ONCE: Final = 10_000_000
 _ANSWERED: Final = 200

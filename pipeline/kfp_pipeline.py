@@ -111,6 +111,9 @@ def preprocess(
 def train(
     prepared: Input[Dataset],
     dimension: int,
+    hidden_units: list[int],
+    learning_rate: float,
+    batch_size: int,
     max_train_seconds: float,
     max_epochs: int,
     seed: int,
@@ -124,6 +127,9 @@ def train(
         {"preprocess": prepared.path},
         trained.path,
         dimension=dimension,
+        hidden_units=hidden_units,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
         max_train_seconds=max_train_seconds,
         max_epochs=max_epochs,
         seed=seed,
@@ -318,6 +324,9 @@ def workflow(images: Mapping[str, str], *, with_retries: bool = True) -> Any:
         max_test_users: int = PreprocessOptions.max_test_users,
         beam: list[str] = [],  # noqa: B006 - Kubeflow reads it once
         dimension: int = TrainOptions.dimension,
+        hidden_units: list[int] = list(TrainOptions.hidden_units),  # noqa: B006
+        learning_rate: float = TrainOptions.learning_rate,
+        batch_size: int = 0,
         max_train_seconds: float = TrainOptions.max_train_seconds,
         max_epochs: int = TrainOptions.max_epochs,
         seed: int = TrainOptions.seed,
@@ -364,6 +373,9 @@ def workflow(images: Mapping[str, str], *, with_retries: bool = True) -> Any:
                 train(
                     prepared=prepared,
                     dimension=dimension,
+                    hidden_units=hidden_units,
+                    learning_rate=learning_rate,
+                    batch_size=batch_size,
                     max_train_seconds=max_train_seconds,
                     max_epochs=max_epochs,
                     seed=seed,

@@ -44,6 +44,8 @@ def run_options(**parameters: Any) -> RunOptions:
             root[name] = value
         elif name == "beam":
             groups["preprocess"]["beam_arguments"] = tuple(value)
+        elif name == "hidden_units":
+            groups["train"][name] = tuple(value)
         elif name == "keep_seen":
             root["remove_seen"] = not value
         elif name in _GROUP_OF:
@@ -85,6 +87,9 @@ def parameters_of(options: RunOptions) -> dict[str, Any]:
         "max_test_users": preprocess.max_test_users,
         "beam": list(preprocess.beam_arguments),
         "dimension": train.dimension,
+        "hidden_units": list(train.hidden_units),
+        "learning_rate": train.learning_rate,
+        "batch_size": train.batch_size or 0,
         "max_train_seconds": train.max_train_seconds,
         "max_epochs": train.max_epochs,
         "seed": train.seed,
@@ -103,7 +108,16 @@ def parameters_of(options: RunOptions) -> dict[str, Any]:
 
 
 _EMPTY_IS_NONE: Final = frozenset(
-    {"events", "items", "views", "bigquery", "release", "window_days", "max_age_hours"}
+    {
+        "events",
+        "items",
+        "views",
+        "bigquery",
+        "release",
+        "window_days",
+        "batch_size",
+        "max_age_hours",
+    }
 )
 
 

@@ -1,35 +1,27 @@
 """The gate: what is refused, and that a refused release leaves the one in service alone."""
 
-import json
-import random
 import shutil
-import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import StepError
-from pipeline.evaluate import Evaluation
-from pipeline.gate import Candidate, decide
+from pipeline.evaluate import Evaluation, Hits
+from pipeline.gate import Candidate, Decision, decide
+from pipeline.goldens import Goldens
 from pipeline.index import IndexedArticles
 from pipeline.metrics import RankingMetrics
-from pipeline.options import GateOptions, PreprocessOptions, RunOptions, TrainOptions
+from pipeline.options import GateOptions, RunOptions
 from pipeline.report import report_run
-from pipeline.run import run
+from pipeline.steps import REQUIRES, run_step
 from releases.errors import ReleaseError
 from releases.layout import ARTICLE_VECTORS_FILE, Part, part_path
 from releases.store import ReleaseStore
-from tests.pipeline.conftest import RELEASE, synthetic_events, write_csv
+from tests.pipeline.conftest import RELEASE
 
 HOUR = 3600
 NOW = 1_700_000_000.0
-TRAINING = TrainOptions(
-    dimension=16, hidden_units=(32,), learning_rate=1e-2, batch_size=32, max_epochs=10
-)
-LAST_VIEW = PreprocessOptions(split="last-view")
-HEADER = "user_id,item_id,timestamp,region_id"
 
 
 def metrics(hit_rate: float) -> RankingMetrics:
@@ -45,6 +37,7 @@ def evaluation(ours=0.5, popularity=0.3, in_service=None, model=None) -> Evaluat
         None if in_service is None else metrics(in_service),
         user_count=10,
         test_user_count=10,
+        hits=Hits(both=3, model_only=2, popularity_only=1, neither=4),
         unknown_targets=0,
         seen_removed=True,
     )
@@ -125,67 +118,82 @@ def store(tiny_run, tmp_path):
     return str(shutil.copytree(tiny_run.store, tmp_path / "store"))
 
 
-def options(tmp_path, store, events, **more) -> RunOptions:
-    fields = {"items": None, "train": TRAINING, "preprocess": LAST_VIEW, **more}
-    return RunOptions(events=events, store=store, release=RELEASE + 1, **fields)
+@dataclass
+class Steps:
+    """Single steps after the tiny run's training, into a store and with folders of their own."""
+
+    folders: dict[str, Path]
+    options: RunOptions
+    workdir: Path
+
+    def run(self, step: str, **more) -> Path:
+        output = self.workdir / step
+        inputs = {name: self.folders[name] for name in REQUIRES[step]}
+        run_step(step, replace(self.options, **more), inputs, output)
+        self.folders[step] = output
+        return output
 
 
-def test_the_same_log_again_passes_beside_the_release_in_service(tiny_run, store, tmp_path):
-    result = run(options(tmp_path, store, tiny_run.events), tmp_path / "work")
-    assert result.manifest is not None, result.decision.reasons
-    assert ReleaseStore(store).usable() == [RELEASE + 1, RELEASE]
+@pytest.fixture
+def steps(tiny_run, store, tmp_path):
+    folders = {step: tiny_run.workdir / step for step in REQUIRES}
+    options = RunOptions(events=tiny_run.events, items=None, store=store)
+    return Steps(folders, options, tmp_path / "work")
+
+
+def test_the_same_model_passes_beside_the_release_in_service(tiny_run, steps):
+    evaluation = Evaluation.load(steps.run("evaluate"))
     # Asked through its own model: what it was measured to be when it came, on the same users.
-    theirs = result.evaluation.in_service
-    assert theirs.hit_rate == pytest.approx(tiny_run.result.evaluation.model.hit_rate, abs=0.02)
+    assert evaluation.in_service == tiny_run.result.evaluation.model == evaluation.model
+    decision = Decision.load(steps.run("gate"))
+    assert decision.accepted, decision.reasons
+    assert any(check.name.endswith("on the same users") for check in decision.checks)
 
 
-def poisoned(tmp_path):
-    """The same views, but which article was viewed is shuffled among all of them."""
-    rows = synthetic_events()
-    articles = [row[1] for row in rows]
-    random.Random(5).shuffle(articles)
-    shuffled = [
-        (user, a, at, region) for (user, _, at, region), a in zip(rows, articles, strict=True)
-    ]
-    return write_csv(tmp_path / "poisoned.csv", HEADER, shuffled)
+OLD = GateOptions(max_age_hours=1.0)  # the tiny run's log ended years ago
 
 
-def test_a_poisoned_log_is_refused_and_the_old_release_stays(store, tmp_path):
-    before = ReleaseStore(store).listing()
-    result = run(options(tmp_path, store, poisoned(tmp_path)), tmp_path / "work")
-    assert result.manifest is None
-    assert any("when it came" in reason for reason in result.decision.reasons)
-    assert ReleaseStore(store).listing() == before
-    report = report_run(result, 1.0)
-    assert not report.holds
-    assert report.sections[0].text.endswith("was refused; the store is as it was.")
+def test_what_is_refused_is_not_published_and_what_was_copied_of_it_goes(steps, tmp_path):
+    empty = ReleaseStore(str(tmp_path / "empty"))
+    steps.run("copy", store=empty.url)
+    assert empty.stored() == {RELEASE}
+    decision = Decision.load(steps.run("gate", store=empty.url, gate=OLD))
+    assert not decision.lets_through
+    assert empty.stored() == set()
+    with pytest.raises(StepError, match=r"^publish: the gate refused this release: age of the new"):
+        steps.run("publish", store=empty.url, gate=OLD)
+    assert empty.published() == []
 
 
-def test_a_refused_release_is_published_when_told_to(store, tmp_path):
-    told = options(tmp_path, store, poisoned(tmp_path), gate=GateOptions(publish_anyway=True))
-    result = run(told, tmp_path / "work")
-    assert not result.decision.accepted
-    assert ReleaseStore(store).usable()[0] == RELEASE + 1
+def test_a_refused_release_is_published_when_told_to(steps, tmp_path):
+    told = {"store": str(tmp_path / "empty"), "gate": replace(OLD, publish_anyway=True)}
+    decision = Decision.load(steps.run("gate", **told))
+    assert decision.lets_through
+    assert not decision.accepted
+    steps.run("publish", **told)
+    assert ReleaseStore(told["store"]).usable() == [RELEASE]
 
 
-def test_the_command_ends_red_with_the_reason_and_a_report(store, tmp_path):
-    events = poisoned(tmp_path)
-    command = [sys.executable, "-m", "pipeline", "run", "--events", str(events), "--store", store]
-    command += ["--workdir", str(tmp_path / "work"), "--max-epochs", "1"]
-    command += ["--release", str(RELEASE + 1), "--max-age-hours", "24"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
-    assert line.startswith(f"gate: release {RELEASE + 1} is not published: ")
-    assert "age of the newest event is " in line
-    report = json.loads((tmp_path / "work" / "report.json").read_text())
-    refused = [figure["name"] for figure in report["figures"] if figure["holds"] is False]
-    assert "age of the newest event" in refused
+def test_a_manifest_that_is_not_sound_is_a_step_s_error_of_one_line(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(Goldens, "queries", lambda _: ())
+    empty = ReleaseStore(str(tmp_path / "empty"))
+    steps.run("copy", store=empty.url)
+    with pytest.raises(StepError, match=r"^publish: Manifest: golden_queries: .*at least 1 item"):
+        steps.run("publish", store=empty.url)
+    # The copy waits to be gone on with.
+    assert (empty.published(), empty.claimed()) == ([], {RELEASE})
 
 
-def test_a_release_in_service_that_cannot_be_had_whole_ends_the_run(tiny_run, store, tmp_path):
-    vectors = tmp_path / "store" / part_path(Part.EMBEDDINGS, RELEASE) / ARTICLE_VECTORS_FILE
+def test_a_release_in_service_that_cannot_be_had_whole_ends_the_run(steps, store):
+    vectors = Path(store) / part_path(Part.EMBEDDINGS, RELEASE) / ARTICLE_VECTORS_FILE
     vectors.write_bytes(vectors.read_bytes()[:-1])
     with pytest.raises(StepError, match=r"^evaluate: .*vectors") as failed:
-        run(options(tmp_path, store, tiny_run.events), tmp_path / "work")
+        steps.run("evaluate")
     assert isinstance(failed.value.__cause__, ReleaseError)
+
+
+def test_a_report_of_a_refused_release_says_so(tiny_run, judged):
+    decision = judged(ours=0.1)
+    report = report_run(replace(tiny_run.result, manifest=None, decision=decision), 1.0)
+    assert not report.holds
+    assert report.sections[0].text.endswith("was refused; the store is as it was.")

@@ -1,0 +1,144 @@
+"""Deploying, by the real client, to a stub of Kubeflow's API."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app
+from tests.support.kubeflow import FakeKubeflow, kubeflow
+
+
+@pytest.fixture
+def cluster():
+    with kubeflow() as fake:
+        yield fake
+
+
+def deploy(cluster: FakeKubeflow, *more: str, image: str = "image:1"):
+    command = ["deploy", "--host", cluster.url, "--image", image, "--store", "s3://shop/releases"]
+    return CliRunner().invoke(app, [*command, *more])
+
+
+def test_everything_is_made_once(cluster):
+    done = deploy(cluster, "--parameter", "window_days=30", "--time-zone", "Asia/Seoul")
+    assert done.exit_code == 0, done.output
+    assert "every day at 06:00, 18:00 Asia/Seoul (cron in UTC: 0 0 9,21 * * *)" in done.stdout
+    (pipeline,), (experiment,) = cluster.pipelines, cluster.experiments
+    (run,) = cluster.recurring_runs
+    assert run.experiment_id == experiment.experiment_id
+    assert run.trigger.cron_schedule.cron == "0 0 9,21 * * *"
+    assert run.description == "every day at 06:00, 18:00 Asia/Seoul"
+    assert run.runtime_config.parameters == {"store": "s3://shop/releases", "window_days": 30}
+    assert (run.max_concurrency, run.no_catchup, run.status) == ("1", True, "ENABLED")
+    reference = run.pipeline_version_reference
+    assert reference.pipeline_id == pipeline.pipeline_id
+    package = cluster.packages[reference.pipeline_version_id]
+    assert next(yaml.safe_load_all(package))["pipelineInfo"]["name"] == pipeline.display_name
+
+
+def test_a_second_time_changes_nothing(cluster):
+    assert deploy(cluster).exit_code == 0
+    asked = list(cluster.asked)
+    again = deploy(cluster)
+    assert (again.exit_code, cluster.asked) == (0, asked)
+    assert "as it was" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("changed", "uploads"),
+    [
+        ({"image": "image:2"}, 1),
+        ({"more": ("--parameter", "seed=2")}, 0),
+        ({"more": ("--at", "07:00")}, 0),
+    ],
+    ids=["another image", "another parameter", "another time"],
+)
+def test_the_run_before_goes_once_the_new_one_is_there(cluster, changed, uploads):
+    assert deploy(cluster).exit_code == 0
+    (old,) = cluster.recurring_runs
+    cluster.asked.clear()
+    assert deploy(cluster, *changed.pop("more", ()), **changed).exit_code == 0
+    (new,) = cluster.recurring_runs
+    assert new.recurring_run_id != old.recurring_run_id
+    assert cluster.asked == [
+        *["POST /pipelines/upload_version"] * uploads,
+        "POST /recurringruns",
+        f"POST /recurringruns/{old.recurring_run_id}:disable",
+        f"DELETE /recurringruns/{old.recurring_run_id}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["POST /pipelines/upload$", "upload_version", "POST /experiments", "POST /recurringruns$",
+     ":disable", "DELETE"],
+)  # fmt: skip
+def test_what_was_interrupted_is_gone_on_with(cluster, where):
+    if where in {":disable", "DELETE"}:
+        assert deploy(cluster, image="image:0").exit_code == 0
+    cluster.fail_at = where
+    failed = deploy(cluster)
+    assert failed.exit_code == 1
+    assert failed.stderr.splitlines()[-1] == (
+        "deploy: Kubeflow answers 500: the database went away"
+    )
+    if where in {":disable", "DELETE"}:
+        assert any(run.status == "ENABLED" for run in cluster.recurring_runs)
+    assert deploy(cluster).exit_code == 0
+    assert [len(cluster.pipelines), len(cluster.experiments)] == [1, 1]
+    (run,) = cluster.recurring_runs
+    assert run.status == "ENABLED"
+    assert "as it was" in deploy(cluster).stdout
+
+
+def test_what_others_made_there_is_left_alone(cluster):
+    assert deploy(cluster).exit_code == 0
+    (ours,) = cluster.recurring_runs
+    theirs = [type(ours)(**vars_of(ours, f"report {n}", str(n))) for n in range(5)]
+    cluster.recurring_runs[:0] = theirs  # ours is on the third page
+    assert deploy(cluster, "--parameter", "seed=2").exit_code == 0
+    assert cluster.recurring_runs[:5] == theirs
+    assert len(cluster.recurring_runs) == 6
+
+
+def vars_of(run, name, run_id):
+    names = run.openapi_types
+    return {each: getattr(run, each) for each in names} | {
+        "display_name": name, "recurring_run_id": run_id,
+    }  # fmt: skip
+
+
+def test_parameters_may_come_from_a_file(cluster, tmp_path: Path):
+    bigquery = {"project": "p", "source": "d.e_*", "views": "d.v", "export_url": "gs://b/f"}
+    (tmp_path / "bigquery.json").write_text(json.dumps(bigquery))
+    assert deploy(cluster, "--parameter", f"bigquery=@{tmp_path}/bigquery.json").exit_code == 0
+    (run,) = cluster.recurring_runs
+    assert run.runtime_config.parameters["bigquery"] == bigquery
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("colour=red", "there is no colour"),
+        ("seed=two", "seed is of type Integer"),
+        ("split=random", "split"),
+        ('bigquery={"project": "p"}', "bigquery.source: Field required"),
+    ],
+)
+def test_a_parameter_is_judged_before_anything_is_sent(cluster, given, reason):
+    done = deploy(cluster, "--parameter", given)
+    assert done.exit_code == 2
+    plain = " ".join(done.output.replace("│", " ").split())
+    assert reason in plain
+    assert cluster.asked == []
+
+
+def test_a_host_that_is_not_there_is_one_line(cluster, monkeypatch):
+    monkeypatch.setattr("kfp.client.client.time.sleep", lambda _seconds: None)
+    gone = FakeKubeflow(url="http://127.0.0.1:9")
+    done = deploy(gone)
+    assert done.exit_code == 1
+    assert "--host http://127.0.0.1:9 was not reached" in done.stderr.splitlines()[-1]

@@ -1,0 +1,114 @@
+"""The compiled pipeline: the steps, who waits for whom, and what each task is given."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.kfp_pipeline import STEPS_AND_REPORT, compile_pipeline
+from pipeline.kubeflow.parameters import parameters_of
+from pipeline.options import RunOptions
+from pipeline.steps import REQUIRES, STEPS
+
+IMAGES = {step: f"registry/{step}:1" for step in STEPS_AND_REPORT}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compiled") / "workflow.yaml"
+    types = compile_pipeline(IMAGES, str(out))
+    document, *_ = yaml.safe_load_all(out.read_text())
+    return document, types
+
+
+@pytest.fixture(scope="module")
+def steps(compiled):
+    document, _ = compiled
+    return document["components"]["comp-exit-handler-1"]["dag"]["tasks"]
+
+
+@pytest.fixture(scope="module")
+def executors(compiled):
+    document, _ = compiled
+    return document["deploymentSpec"]["executors"]
+
+
+def test_the_tasks_are_the_steps_and_wait_as_they_do(steps):
+    waits = {step: set(task.get("dependentTasks", ())) for step, task in steps.items()}
+    assert waits == {step: set(requires) for step, requires in REQUIRES.items()}
+
+
+def test_the_report_comes_last_whatever_happens(compiled):
+    document, _ = compiled
+    report = document["root"]["dag"]["tasks"]["report"]
+    assert report["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert "taskFinalStatus" in report["inputs"]["parameters"]["status"]
+
+
+def test_only_what_looks_outside_is_not_cached(steps):
+    uncached = {step for step, task in steps.items() if not task["cachingOptions"]}
+    assert uncached == {"window", "collect"}
+
+
+def test_each_task_has_its_image_resources_and_retries(steps, executors):
+    for step in STEPS:
+        container = executors[f"exec-{step}"]["container"]
+        assert container["image"] == IMAGES[step]
+        assert container["resources"].keys() >= {"resourceCpuLimit", "resourceMemoryLimit"}
+        wants_another_try = "retryPolicy" in steps[step]
+        assert wants_another_try == (step != "gate" or wants_another_try)
+    assert steps["copy"]["retryPolicy"]["maxRetryCount"] == 5
+
+
+def test_no_task_installs_anything(executors):
+    for executor in executors.values():
+        assert "pip install" not in " ".join(executor["container"]["command"])
+
+
+def test_the_parameters_have_types_and_are_those_of_a_run(compiled):
+    document, types = compiled
+    parameters = document["root"]["inputDefinitions"]["parameters"]
+    known = parameters_of(RunOptions(events=None, items=None, store="store"))
+    assert set(parameters) == {*known, "notify_url"} == set(types)
+    kinds = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE", bool: "BOOLEAN"}
+    kinds |= {dict: "STRUCT", list: "LIST"}
+    for name, value in known.items():
+        assert parameters[name]["parameterType"] == kinds[type(value)], name
+        if name != "store":
+            assert parameters[name]["defaultValue"] == value, name
+
+
+def test_what_people_look_at_are_artifacts_of_their_kinds(compiled):
+    document, _ = compiled
+
+    def outputs(step):
+        artifacts = document["components"][f"comp-{step}"]["outputDefinitions"]["artifacts"]
+        return {each["artifactType"]["schemaTitle"] for each in artifacts.values()}
+
+    assert outputs("gate") >= {"system.Metrics", "system.ClassificationMetrics"}
+    assert outputs("index") >= {"system.HTML", "system.Markdown"}
+    assert outputs("evaluate") >= {"system.Metrics"}
+
+
+def compile_with(tmp_path, *arguments):
+    command = [sys.executable, "-m", "pipeline", "compile", "--out", str(tmp_path / "w.yaml")]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_command_writes_the_file(tmp_path: Path):
+    done = compile_with(tmp_path, "--image", "all:1", "--step-image", "train=gpu:2")
+    assert (done.returncode, done.stderr) == (0, "")
+    document, *_ = yaml.safe_load_all((tmp_path / "w.yaml").read_text())
+    executors = document["deploymentSpec"]["executors"]
+    images = {name: each["container"]["image"] for name, each in executors.items()}
+    assert images.pop("exec-train") == "gpu:2"
+    assert set(images.values()) == {"all:1"}
+
+
+def test_an_image_for_no_step_is_refused(tmp_path: Path):
+    done = compile_with(tmp_path, "--image", "all:1", "--step-image", "serve=x:2")
+    assert done.returncode == 2
+    assert "serve=x:2: STEP=IMAGE" in " ".join(done.stderr.split())
+    assert not (tmp_path / "w.yaml").exists()
