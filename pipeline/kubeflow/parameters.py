@@ -25,6 +25,7 @@ _GROUPS: Final[Mapping[str, type[Any]]] = {
     "train": TrainOptions,
     "gate": GateOptions,
 }
+_OF_THE_RUN: Final = frozenset(field.name for field in dataclasses.fields(RunOptions))
 _GROUP_OF: Final = {
     field.name: group for group, kind in _GROUPS.items() for field in dataclasses.fields(kind)
 }
@@ -50,8 +51,10 @@ def run_options(**parameters: Any) -> RunOptions:
             root["remove_seen"] = not value
         elif name in _GROUP_OF:
             groups[_GROUP_OF[name]][name] = _given(name, value)
-        else:
+        elif name in _OF_THE_RUN:
             root[name] = _given(name, value)
+        else:
+            raise PipelineError(f"there is no parameter {name}")
     options = {
         name: TypeAdapter(kind).validate_python(groups[name]) for name, kind in _GROUPS.items()
     }

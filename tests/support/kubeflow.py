@@ -168,8 +168,10 @@ class _Request:
         message = BytesParser().parsebytes(
             f"Content-Type: {self.content_type}\r\n\r\n".encode() + self.body
         )
-        (part,) = message.get_payload()
-        return bytes(part.get_payload(decode=True))
+        (package,) = (part for part in message.walk() if part.get_filename())
+        payload = package.get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        return payload
 
 
 class _RefusalError(Exception):

@@ -95,7 +95,7 @@ def test_a_task_is_given_only_what_it_reads():
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"split": "random"}, {"dimension": "many"}, {"bigquery": {"project": "shop"}}, {"no": 1}],
+    [{"split": "random"}, {"dimension": "many"}, {"bigquery": {"project": "shop"}}, {"colour": 1}],
 )
 def test_a_value_that_is_none_is_refused(parameters):
     with pytest.raises((ValidationError, PipelineError)):
