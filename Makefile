@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down pipeline test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs lock
+.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,14 @@ up: $(INSTALLED) ## The same stack, left running on the fixed local ports
 down: $(INSTALLED) ## Stop what `make up` started
 	@$(BIN)/python -m local_stack down
 
+# Epochs end the training and not seconds: both forms learn the same.
+DEMO_RUN := --demo-data build/cache --split last-view --max-epochs 10 --max-train-seconds 600
+
 pipeline: $(INSTALLED) ## The workflow on the demo's data, into build/store
-	@$(BIN)/python -m pipeline run --demo-data build/cache --store build/store --split last-view
+	@$(BIN)/python -m pipeline run $(DEMO_RUN) --store build/store
+
+pipeline-kfp: $(INSTALLED) ## The same by the pipeline for Kubeflow, into build/store-kfp
+	@$(BIN)/python -m pipeline run $(DEMO_RUN) --store build/store-kfp --workdir build/pipeline-kfp --kfp-local
 
 test: lint types imports verify-proto ## Every test, linters, types, import rules, proto check
 	@$(BIN)/python -m pytest

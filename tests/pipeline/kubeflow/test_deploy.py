@@ -1,13 +1,17 @@
 """Deploying, by the real client, to a stub of Kubeflow's API."""
 
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from pipeline import kfp_pipeline
 from pipeline.__main__ import app
+from pipeline.kfp_pipeline import compile_pipeline
 from tests.support.kubeflow import FakeKubeflow, kubeflow
 
 
@@ -15,6 +19,26 @@ from tests.support.kubeflow import FakeKubeflow, kubeflow
 def cluster():
     with kubeflow() as fake:
         yield fake
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(monkeypatch):
+    """Compiling takes most of a second; what comes of it is the same each time."""
+    monkeypatch.setattr(kfp_pipeline, "compile_pipeline", compile_again)
+
+
+@cache
+def compiled(images: tuple[tuple[str, str], ...]) -> tuple[str, dict[str, str]]:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "workflow.yaml"
+        types = compile_pipeline(dict(images), str(path))
+        return path.read_text(), types
+
+
+def compile_again(images: dict[str, str], path: str) -> dict[str, str]:
+    text, types = compiled(tuple(images.items()))
+    Path(path).write_text(text)
+    return types
 
 
 def deploy(cluster: FakeKubeflow, *more: str, image: str = "image:1"):
