@@ -33,6 +33,7 @@ from pipeline.report import report_run
 from pipeline.rollout_command import rollout_command
 from pipeline.run import RunResult, run
 from pipeline.steps import REQUIRES, STEPS, run_step
+from pipeline.vertex import vertex_job_command
 from reporting import print_report, write_report
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -41,6 +42,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command("rollout")(rollout_command)
 app.command("compile")(compile_command)
 app.command("deploy")(deploy_command)
+app.command("vertex-job")(vertex_job_command)
 
 
 @app.callback()

@@ -18,13 +18,24 @@ _VALIDATED_AT_ONCE: Final = 500
 
 
 class TrainingBatches:
-    """Full batches of the training examples, epoch by epoch."""
+    """Full batches of the training examples, epoch by epoch.
+
+    Of several workers each reads all of them and takes its part of each batch: together they see
+    what a single one would have seen.
+    """
 
     def __init__(
-        self, files: Sequence[Path], example_count: int, batch_size: int, seed: int
+        self,
+        files: Sequence[Path],
+        example_count: int,
+        batch_size: int,
+        seed: int,
+        worker: int = 0,
+        workers: int = 1,
     ) -> None:
         self.batch_size = batch_size
         self._seed = seed
+        self._part = slice(worker, None, workers)
         self._shuffled = min(_SHUFFLED, example_count)
         self._records = _records(files)
         if example_count <= _KEPT_IN_MEMORY:
@@ -36,7 +47,7 @@ class TrainingBatches:
             self._shuffled, seed=self._seed + number, reshuffle_each_iteration=False
         )
         batches = shuffled.batch(self.batch_size, drop_remainder=True).skip(skip)
-        return batches.map(parse_examples).prefetch(2)
+        return batches.map(lambda records: parse_examples(records[self._part])).prefetch(2)
 
 
 def validation_batches(files: Sequence[Path]) -> Any:

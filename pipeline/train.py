@@ -1,5 +1,8 @@
 """The fourth step: learn the user tower within a time budget, stopping on a held-out validation."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.datasets import TrainingBatches, validation_batches
+from pipeline.errors import TrainingError
 from pipeline.model import UserTower
 from pipeline.options import TowerSettings, TrainOptions
 from pipeline.prepared import PreparedData
 from pipeline.records import StepRecord
 from pipeline.trainer import Round, Trainer, choose_batch_size
+from pipeline.workers import Workers
 
 __all__ = ["OnRound", "Round", "TrainedModel", "load_tower", "train"]
 
@@ -54,23 +59,40 @@ def train(
 ) -> TrainedModel:
     """Learn from the examples and keep the weights of the lowest validation loss.
 
-    Goes on from the last round of a training that was killed in this folder. Raises TrainingError.
+    Goes on from the last round of a training that was killed in this folder. Where TF_CONFIG names
+    several workers they learn one model, each called with the same arguments and a folder that all
+    of them see; the chief writes into it, the others answer a record in a folder of their own.
+    Raises TrainingError.
     """
+    workers = Workers.of_this_process()
     keras.utils.set_random_seed(options.seed)
-    tower = _new_tower(prepared, options)
-    batch_size = choose_batch_size(options, prepared.example_count)
+    batch_size = choose_batch_size(options, prepared.example_count, workers.count)
+    if batch_size > prepared.example_count:
+        raise TrainingError(
+            f"{prepared.example_count} examples are too few for {workers.count} workers"
+        )
+    batches = TrainingBatches(
+        prepared.examples, prepared.example_count, batch_size, options.seed,
+        workers.index, workers.count,
+    )  # fmt: skip
+    with workers.strategy.scope():
+        tower = _new_tower(prepared, options)
     trainer = Trainer(
+        workers,
         tower,
-        TrainingBatches(prepared.examples, prepared.example_count, batch_size, options.seed),
+        batches,
         prepared.example_count // batch_size,
         validation_batches(prepared.validation_examples),
         options,
     )
     checkpoints = trainer.checkpoints(directory / "checkpoints")
     checkpoints.restore_or_initialize()
+    if not workers.is_chief:
+        directory, checkpoints = _scratch(), None
     with tf.summary.create_file_writer(str(directory / "logs")).as_default():
         for each in trainer.rounds():
-            checkpoints.save()
+            if checkpoints is not None:
+                checkpoints.save()
             _log(each, len(trainer.rounds_so_far()))
             on_round(each)
     np.savez(directory / "weights.npz", *trainer.best_weights)
@@ -83,6 +105,13 @@ def train(
         batch_size=batch_size,
         example_count=prepared.example_count,
     )
+
+
+def _scratch() -> Path:
+    """Make a folder that goes with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="worker-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def load_tower(trained: TrainedModel) -> UserTower:

@@ -1,10 +1,9 @@
 """The training loop: compiled steps, a running average of the weights, and when to stop."""
 
-import json
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from pipeline.softmax import (
     full_softmax_loss,
     sampled_softmax_loss,
 )
+from pipeline.workers import Workers
 
 __all__ = ["Round", "Trainer", "choose_batch_size"]
 
@@ -41,12 +41,17 @@ class Round:
     validation_loss: float
 
 
-def choose_batch_size(options: TrainOptions, example_count: int) -> int:
-    """Small batches for few examples; beyond 512, more steps learn faster than larger ones."""
+def choose_batch_size(options: TrainOptions, example_count: int, worker_count: int = 1) -> int:
+    """Small batches for few examples; beyond 512, more steps learn faster than larger ones.
+
+    Of several workers each takes an equal part of a batch.
+    """
     if options.batch_size is not None:
-        return min(options.batch_size, example_count)
-    power = min(9, max(5, round(math.log2(example_count / 200))))
-    return min(1 << power, example_count)
+        chosen = options.batch_size
+    else:
+        chosen = 1 << min(9, max(5, round(math.log2(example_count / 200))))
+    chosen = min(chosen, example_count)
+    return max(worker_count, chosen - chosen % worker_count)
 
 
 class _State(tf.Module):  # type: ignore[misc] # tensorflow has no types
@@ -57,13 +62,13 @@ class _State(tf.Module):  # type: ignore[misc] # tensorflow has no types
         # With the states of what is drawn at random, which Keras counts among the variables.
         self.tower = [variable.value for variable in tower.variables]
         self.optimizer = [variable.value for variable in optimizer.variables]
-        self.average = [tf.Variable(weight.value) for weight in tower.weights]
-        self.best = [tf.Variable(weight.value) for weight in tower.weights]
+        self.average = [tf.Variable(weight) for weight in tower.get_weights()]
+        self.best = [tf.Variable(weight) for weight in tower.get_weights()]
         self.best_loss = tf.Variable(np.inf, dtype=tf.float64)
         self.steps = tf.Variable(0, dtype=tf.int64)
         self.waited = tf.Variable(0, dtype=tf.int64)
         self.seconds = tf.Variable(0.0, dtype=tf.float64)
-        self.rounds = tf.Variable("[]", dtype=tf.string)
+        self.rounds = tf.Variable(np.zeros((0, 4)), shape=(None, 4), dtype=tf.float64)
 
 
 class Trainer:
@@ -71,23 +76,26 @@ class Trainer:
 
     def __init__(
         self,
+        workers: Workers,
         tower: UserTower,
         batches: TrainingBatches,
         steps_of_epoch: int,
         validation: Any,
         options: TrainOptions,
     ) -> None:
+        self._workers = workers
         self._tower, self._validation, self._options = tower, validation, options
         self._batches, self._steps_of_epoch = batches, steps_of_epoch
         self._is_sampled = tower.settings.article_count > FULL_SOFTMAX_LIMIT
-        optimizer = keras.optimizers.Adam(options.learning_rate)
-        optimizer.build(tower.trainable_variables)
+        with workers.strategy.scope():
+            optimizer = keras.optimizers.Adam(options.learning_rate)
+            optimizer.build(tower.trainable_variables)
         self._optimizer = optimizer
         self._state = _State(tower, optimizer)
         self._epoch: Iterator[Any] = iter(())
-        self._step = tf.function(
-            self._descend, jit_compile=self._steps_of_epoch >= _COMPILE_FROM_STEPS
-        )
+        # XLA does not compile what workers tell each other.
+        is_compiled = workers.count == 1 and self._steps_of_epoch >= _COMPILE_FROM_STEPS
+        self._step = tf.function(self._descend_together, jit_compile=is_compiled)
         self._losses = tf.function(self._full_losses, reduce_retracing=True)
 
     @property
@@ -102,7 +110,7 @@ class Trainer:
 
     def rounds_so_far(self) -> tuple[Round, ...]:
         """The rounds that were taken, those before a restart included."""
-        return tuple(Round(**each) for each in json.loads(self._state.rounds.numpy()))
+        return tuple(Round(*row) for row in self._state.rounds.numpy().tolist())
 
     def rounds(self) -> Iterator[Round]:
         """Train until time, epochs or patience run out; one value at the end of each round.
@@ -110,10 +118,10 @@ class Trainer:
         Goes on from where the state is. Raises TrainingError when the loss is no longer a number.
         """
         state = self._state
-        started = time.monotonic() - float(state.seconds)
+        started = time.monotonic() - float(state.seconds.numpy())
         deadline = started + self._options.max_train_seconds
         validating = 0.0
-        while self._goes_on():
+        while self._workers.agree(self._goes_on()):
             # The round's own validation belongs to the time that is given.
             losses = self._train_round(deadline - validating)
             trained = time.monotonic()
@@ -122,36 +130,39 @@ class Trainer:
             state.seconds.assign(time.monotonic() - started)
             yield self._remember(
                 Round(
-                    epochs=int(state.steps) / self._steps_of_epoch,
-                    seconds=float(state.seconds),
+                    epochs=int(state.steps.numpy()) / self._steps_of_epoch,
+                    seconds=float(state.seconds.numpy()),
                     training_loss=float(np.mean(losses)),
                     validation_loss=loss,
                 )
             )
-            if time.monotonic() >= deadline - validating:
+            if self._workers.agree(time.monotonic() >= deadline - validating):
                 return
 
     def _goes_on(self) -> bool:
         most_steps = self._options.max_epochs * self._steps_of_epoch
         state = self._state
-        is_in_time = float(state.seconds) < self._options.max_train_seconds
-        return is_in_time and int(state.waited) < self._options.patience and (
-            int(state.steps) < most_steps
+        is_in_time = float(state.seconds.numpy()) < self._options.max_train_seconds
+        return is_in_time and int(state.waited.numpy()) < self._options.patience and (
+            int(state.steps.numpy()) < most_steps
         )  # fmt: skip
 
     def _remember(self, done: Round) -> Round:
-        rounds = [*json.loads(self._state.rounds.numpy()), asdict(done)]
-        self._state.rounds.assign(json.dumps(rounds))
+        rounds = self._state.rounds.numpy()
+        self._state.rounds.assign(np.vstack([rounds, astuple(done)]))
         return done
 
     def _train_round(self, deadline: float) -> list[float]:
-        """Take the steps of a round; at least one, and none after the deadline."""
+        """Take the steps of a round; at least one, and none after the deadline.
+
+        Several workers end a round together, whatever their clocks say.
+        """
         losses = []
         for _ in range(min(self._steps_of_epoch, _STEPS_OF_ROUND)):
             batch = self._next_batch()
             losses.append(self._step(**batch, negatives=self._negatives()))
             self._state.steps.assign_add(1)
-            if time.monotonic() >= deadline:
+            if self._workers.count == 1 and time.monotonic() >= deadline:
                 break
         values = [float(loss) for loss in losses]
         if not np.isfinite(values).all():
@@ -164,16 +175,19 @@ class Trainer:
     def _next_batch(self) -> dict[str, Any]:
         batch = next(self._epoch, None)
         if batch is None:
-            number, skip = divmod(int(self._state.steps), self._steps_of_epoch)
+            number, skip = divmod(int(self._state.steps.numpy()), self._steps_of_epoch)
             self._epoch = iter(self._batches.epoch(number, skip))
             batch = next(self._epoch)
         return dict(batch)
 
     def _negatives(self) -> Any:
         """Draw those of this step, the same ones when the step is repeated."""
-        random = np.random.default_rng((self._options.seed, int(self._state.steps)))
+        random = np.random.default_rng((self._options.seed, int(self._state.steps.numpy())))
         drawn = _NEGATIVES if self._is_sampled else 0
         return tf.constant(draw_negatives(random, drawn, self._tower.settings.article_count))
+
+    def _descend_together(self, **batch: tf.Tensor) -> tf.Tensor:
+        return self._workers.sum(self._descend, **batch)
 
     def _descend(
         self, history: tf.Tensor, region: tf.Tensor, label: tf.Tensor, negatives: tf.Tensor
@@ -185,6 +199,7 @@ class Trainer:
                 loss = sampled_softmax_loss(vectors, articles, label, negatives)
             else:
                 loss = full_softmax_loss(vectors, articles, label)
+            loss /= self._workers.count  # gradients and losses of all workers are summed
         variables = self._tower.trainable_variables
         self._optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
@@ -193,19 +208,21 @@ class Trainer:
         """Validate the running average of the weights and those of now; early the latter win."""
         state = self._state
         current = self._tower.get_weights()
-        is_first = not json.loads(state.rounds.numpy())
+        is_first = not len(state.rounds.numpy())
         for average, weight in zip(state.average, current, strict=True):
             keeps = 0.0 if is_first else _AVERAGE_KEEPS
-            average.assign(keeps * average + (1 - keeps) * weight)
-        best_before, losses = float(state.best_loss), []
+            average.assign(keeps * average.numpy() + (1 - keeps) * weight)
+        best_before, losses = float(state.best_loss.numpy()), []
         for weights in ([average.numpy() for average in state.average], current):
             self._tower.set_weights(weights)
             losses.append(self._validation_loss())
-            if losses[-1] < float(state.best_loss):
+            if losses[-1] < float(state.best_loss.numpy()):
                 state.best_loss.assign(losses[-1])
                 for kept, weight in zip(state.best, weights, strict=True):
                     kept.assign(weight)
-        state.waited.assign(0 if float(state.best_loss) < best_before else state.waited + 1)
+        state.waited.assign(
+            0 if float(state.best_loss.numpy()) < best_before else state.waited.numpy() + 1
+        )
         return min(losses)
 
     def _validation_loss(self) -> float:
