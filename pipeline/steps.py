@@ -11,6 +11,7 @@ import duckdb
 from pydantic import ValidationError
 
 from faiss_server.build import BuildError
+from pipeline._library_errors import told_by_library
 from pipeline._quiet import without_native_messages
 from pipeline.collect import CollectedEvents, collect
 from pipeline.copy import copy_model, discard_copy
@@ -89,6 +90,11 @@ def naming(step: str) -> Iterator[None]:
         raise StepError(step, error) from cause
     except _CAUSES as cause:
         raise StepError(step, cause) from cause
+    except Exception as cause:
+        told = told_by_library(cause)
+        if told is None:
+            raise  # a mistake of ours: its traceback is what helps
+        raise StepError(step, PipelineError(told)) from cause
 
 
 def _empty(directory: Path) -> None:
