@@ -8,15 +8,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
+from pipeline._quiet import without_native_messages
 from pipeline.collect import CollectedEvents
 from pipeline.copy import discard_copy
 from pipeline.errors import PipelineError, StepError
@@ -176,11 +179,29 @@ def _run_one(step: str, options: RunOptions, state: _State, on_progress: OnProgr
     started = time.monotonic()
     if step in _OWN_PROCESS:
         on_progress(step, 0.0, "")
-        _run_in_own_process(step, state.options_file, inputs, output)
+        with _loading_tensorflow():
+            _run_in_own_process(step, state.options_file, inputs, output)
         on_progress(step, 1.0, "")
     else:
         run_step(step, options, inputs, output, on_progress)
     state.took(step, time.monotonic() - started)
+
+
+@contextmanager
+def _loading_tensorflow() -> Iterator[None]:
+    """Load what the next step needs, which takes seconds, while another process works."""
+
+    def load() -> None:
+        # What is wrong with it is told by the step that needs it.
+        with suppress(Exception), without_native_messages():
+            import_module("pipeline.train")
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    try:
+        yield
+    finally:
+        loading.join()  # a process must not end in the middle of it
 
 
 def _run_in_own_process(step: str, options: Path, inputs: Mapping[str, Path], output: Path) -> None:

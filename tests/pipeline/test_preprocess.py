@@ -180,7 +180,6 @@ def test_a_split_by_time_learns_nothing_that_came_after_it(prepare):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("ann", 1, 1, ""), ("ann", 2, 2, "")], "at least 2 are needed"),
         ([(user, 1 + n, n, "") for user in "abcd" for n in range(2)], "1 articles have"),
         ([(user, n % 2, n, "") for n, user in enumerate("abcd")], "no training example is left"),
     ],

@@ -23,11 +23,7 @@ from tests.support.program import run_program
 
 _DIRECTORY: Final = Path("build") / "test-resume"
 _CACHE: Final = Path("build") / "cache"
-_QUICK_POINTS: Final = (
-    KillPoint("preprocess", "middle"),
-    KillPoint("train", "middle"),
-    KillPoint("export", "end"),
-)
+_QUICK_POINTS: Final = (KillPoint("preprocess", "middle"), KillPoint("train", "middle"))
 _LONG_ENOUGH_SECONDS: Final = 1.0
 """A step that takes longer has to be met under way by a kill in its middle."""
 _CLOSE: Final = 0.002

@@ -25,6 +25,6 @@ def test_a_run_that_is_killed_and_repeated_makes_the_same_release(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     figures = {figure["name"]: figure["value"] for figure in report["figures"]}
-    assert figures["kills"] == 3
+    assert figures["kills"] == 2
     # The process of a step ends with the one that started it.
     assert marked_processes(mark) == {}

@@ -104,6 +104,10 @@ def test_the_command_writes_the_file(tmp_path: Path):
     images = {name: each["container"]["image"] for name, each in executors.items()}
     assert images.pop("exec-train") == "gpu:2"
     assert set(images.values()) == {"all:1"}
+    # Byte for byte in another process: deploying names versions after their content.
+    images = dict.fromkeys(STEPS_AND_REPORT, "all:1") | {"train": "gpu:2"}
+    compile_pipeline(images, str(tmp_path / "here.yaml"))
+    assert (tmp_path / "here.yaml").read_bytes() == (tmp_path / "w.yaml").read_bytes()
 
 
 def test_an_image_for_no_step_is_refused(tmp_path: Path):
