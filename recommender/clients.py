@@ -19,6 +19,7 @@ from service_runtime.channels import open_channel
 from service_runtime.errors import BackendUnavailableError, NotFoundError, ReleaseNotHeldError
 from service_runtime.status_codes import translated_errors
 from service_runtime.tf_serving_api import GET_MODEL_STATUS, PREDICT, array_of, tensor_of
+from service_runtime.tls import CallerTls
 
 __all__ = ["FaissClient", "ModelClient"]
 
@@ -26,10 +27,10 @@ __all__ = ["FaissClient", "ModelClient"]
 class ModelClient:
     """TensorFlow Serving at one address."""
 
-    def __init__(self, address: str, model_name: str) -> None:
+    def __init__(self, address: str, model_name: str, tls: CallerTls | None = None) -> None:
         self.address = address
         self._model_name = model_name
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, tls)
         self._predict = self._channel.unary_unary(
             PREDICT,
             request_serializer=prediction_pb2.PredictRequest.SerializeToString,
@@ -94,10 +95,12 @@ class ModelClient:
 class FaissClient:
     """The faiss server at one address; it is told the `usage` whenever it is asked its status."""
 
-    def __init__(self, address: str, usage: Callable[[], Usage]) -> None:
+    def __init__(
+        self, address: str, usage: Callable[[], Usage], tls: CallerTls | None = None
+    ) -> None:
         self.address = address
         self._usage = usage
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, tls)
         self._stub = faiss_service_pb2_grpc.FaissServiceStub(self._channel)
 
     async def status(self, timeout_seconds: float) -> Status:

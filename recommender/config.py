@@ -1,6 +1,7 @@
 """Settings of the recommender, `RECOMMENDER_*`."""
 
 import ipaddress
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -40,6 +41,18 @@ class RecommenderSettings(ServerSettings):
     faiss_servers: str = Field(
         default="127.0.0.1:50052",
         description="host:port of the faiss servers; every address is used. Comma-separated.",
+    )
+    backend_tls_ca_file: Path | None = Field(
+        default=None,
+        description="CA of the backends' certificates, PEM: they are spoken to by TLS only.",
+    )
+    backend_tls_cert_file: Path | None = Field(
+        default=None, description="Certificate chain to show to backends that ask for one, PEM."
+    )
+    backend_tls_key_file: Path | None = Field(default=None, description="Its key, PEM.")
+    backend_tls_name: str | None = Field(
+        default=None,
+        description="What their certificates are for; default: the first host of each list.",
     )
     dns_server: str | None = Field(
         default=None,

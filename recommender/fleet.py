@@ -17,6 +17,7 @@ from service_runtime.errors import (
     OutOfTimeError,
     ReleaseNotHeldError,
 )
+from service_runtime.tls import CallerTls
 
 __all__ = ["Fleet"]
 
@@ -52,10 +53,11 @@ class Fleet(Generic[BackendT]):
     """Follows the addresses of a name and polls each of them by itself.
 
     `connect` makes the client of an address; `addresses` answers those that the name has now;
-    `on_change` is called after anything that may change which release is the one to use.
+    `on_change` is called after anything that may change which release is the one to use; with a
+    new certificate of `tls` every address is connected to anew.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has a user
         self,
         kind: str,
         addresses: Callable[[], Awaitable[Iterable[str]]],
@@ -64,6 +66,7 @@ class Fleet(Generic[BackendT]):
         *,
         poll_seconds: float,
         resolve_seconds: float,
+        tls: CallerTls | None = None,
     ) -> None:
         self._kind = kind
         self._addresses = addresses
@@ -71,6 +74,8 @@ class Fleet(Generic[BackendT]):
         self._on_change = on_change
         self._poll_seconds = poll_seconds
         self._resolve_seconds = resolve_seconds
+        self._tls = tls
+        self._generation = 0
         self._members: dict[str, _Member[BackendT]] = {}
         self._holders: Mapping[int, tuple[BackendT, ...]] = {}
         self._turn = 0
@@ -167,6 +172,7 @@ class Fleet(Generic[BackendT]):
             async with asyncio.TaskGroup() as polls:
                 while True:
                     await self._follow(await self._resolved(), polls)
+                    await self._renew(polls)
                     await asyncio.sleep(self._resolve_seconds)
         finally:
             for member in self._members.values():
@@ -192,6 +198,35 @@ class Fleet(Generic[BackendT]):
             self._reckon()
             # Calls under way are let finish; nobody is to wait for that.
             polls.create_task(member.backend.close(_CLOSE_SECONDS))
+
+    async def _renew(self, polls: asyncio.TaskGroup) -> None:
+        """Connect anew with a new certificate, before the old one expires on some reconnection.
+
+        An address that does not take it keeps its connection, and is tried again next time.
+        """
+        if self._tls is None:
+            return
+        self._tls.look_again()
+        if self._tls.generation == self._generation:
+            return
+        generation = self._tls.generation
+        renewed = [await self._reconnect(address, polls) for address in list(self._members)]
+        if all(renewed):
+            self._generation = generation
+
+    async def _reconnect(self, address: str, polls: asyncio.TaskGroup) -> bool:
+        connected = self._connect(address)
+        try:
+            await connected.status(_STATUS_TIMEOUT_SECONDS)
+        except CallError as error:
+            logger.warning("%s %s: new certificate: %s", self._kind, address, error)
+            await connected.close(0)
+            return False
+        member = self._members[address]
+        before, member.backend = member.backend, connected
+        self._reckon()
+        polls.create_task(before.close(_CLOSE_SECONDS))
+        return True
 
     async def _poll(self, address: str) -> None:
         while True:

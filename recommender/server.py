@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
-from recommender.addresses import LookUp, dns_look_up, parse_targets, resolve, system_look_up
+from recommender.addresses import (
+    LookUp,
+    Target,
+    dns_look_up,
+    parse_targets,
+    resolve,
+    system_look_up,
+)
 from recommender.backends import Retriever, UserTower
 from recommender.clients import FaissClient, ModelClient
 from recommender.config import RecommenderSettings
@@ -22,6 +29,7 @@ from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
 from service_runtime.server import RunningServer, Services, running_server
+from service_runtime.tls import CallerTls, TlsFiles
 from service_runtime.workers import Worker, run_workers
 
 __all__ = ["Recommender", "running_recommender", "serve"]
@@ -113,23 +121,39 @@ def _fleets(
 ) -> tuple[Fleet[UserTower], Fleet[Retriever]]:
     model_targets = parse_targets(settings.model_servers)
     faiss_targets = parse_targets(settings.faiss_servers)
+    model_tls, faiss_tls = _tls(settings, model_targets), _tls(settings, faiss_targets)
     look_up: LookUp = system_look_up
     if settings.dns_server is not None:
         look_up = dns_look_up(*parse_targets(settings.dns_server))
     models: Fleet[UserTower] = Fleet(
         "model server",
         lambda: resolve(model_targets, look_up),
-        lambda address: ModelClient(address, settings.model_name),
+        lambda address: ModelClient(address, settings.model_name, model_tls),
         tracker.notice,
         poll_seconds=settings.poll_seconds,
         resolve_seconds=settings.resolve_seconds,
+        tls=model_tls,
     )
     indexes: Fleet[Retriever] = Fleet(
         "faiss server",
         lambda: resolve(faiss_targets, look_up),
-        lambda address: FaissClient(address, lambda: tracker.usage),
+        lambda address: FaissClient(address, lambda: tracker.usage, faiss_tls),
         tracker.notice,
         poll_seconds=settings.poll_seconds,
         resolve_seconds=settings.resolve_seconds,
+        tls=faiss_tls,
     )
     return models, indexes
+
+
+def _tls(settings: RecommenderSettings, targets: tuple[Target, ...]) -> CallerTls | None:
+    """Make what a kind of backend is spoken to with; None: without TLS. Raises StartupError."""
+    files = TlsFiles(
+        settings.backend_tls_cert_file, settings.backend_tls_key_file, settings.backend_tls_ca_file
+    )
+    if files == TlsFiles():
+        return None
+    if files.ca is None:
+        raise StartupError("RECOMMENDER_BACKEND_TLS_CERT_FILE: needs BACKEND_TLS_CA_FILE too")
+    name = settings.backend_tls_name or targets[0].host
+    return CallerTls(files, name, "RECOMMENDER_BACKEND_TLS_*_FILE")

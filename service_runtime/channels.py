@@ -4,6 +4,8 @@ from typing import Final
 
 import grpc
 
+from service_runtime.tls import CallerTls
+
 __all__ = ["open_channel"]
 
 _OPTIONS: Final = (
@@ -20,6 +22,8 @@ _OPTIONS: Final = (
 )
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, tls: CallerTls | None = None) -> grpc.aio.Channel:
     """Open a channel to one `host:port`; connecting happens at the first call."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=_OPTIONS)
+    return grpc.aio.secure_channel(address, tls.credentials(), options=(*_OPTIONS, *tls.options))

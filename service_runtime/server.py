@@ -21,6 +21,7 @@ from service_runtime.errors import StartupError
 from service_runtime.interceptor import CallInterceptor
 from service_runtime.metrics import CallMetrics, metrics_endpoint
 from service_runtime.settings import ServerSettings
+from service_runtime.tls import server_credentials
 
 __all__ = ["RunningServer", "Services", "announce", "running_server", "taken_address"]
 
@@ -121,7 +122,7 @@ async def running_server(
     """Listen for as long as the context is open; leaving it drains.
 
     Whoever started a `worker` sees to the metrics endpoint and to telling the ports.
-    Raises StartupError when a port is taken.
+    Raises StartupError when a port is taken or a certificate cannot be used.
     """
     metrics = CallMetrics(registry, shared=worker is not None)
     interceptor = CallInterceptor(
@@ -144,7 +145,7 @@ async def running_server(
         else:
             background = await stack.enter_async_context(BackgroundTasks())
             background.start(_publish(metrics))
-        port = _bind(server, settings.host, settings.port if worker is None else worker.port)
+        port = _bind(server, settings, settings.port if worker is None else worker.port)
         running = RunningServer(server, interceptor, services.names, port, metrics_port)
         # Before the start: grpc's health servicer would come up as SERVING.
         await running.set_serving(serving=False)
@@ -185,9 +186,12 @@ def _options(settings: ServerSettings, *, shares_port: bool) -> tuple[tuple[str,
     )
 
 
-def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
-    address = f"{host}:{port}"
+def _bind(server: grpc.aio.Server, settings: ServerSettings, port: int) -> int:
+    address = f"{settings.host}:{port}"
+    credentials = server_credentials(settings)
     try:
+        if credentials is not None:
+            return server.add_secure_port(address, credentials)
         return server.add_insecure_port(address)
     except RuntimeError as error:
         raise taken_address(address) from error

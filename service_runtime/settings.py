@@ -28,6 +28,15 @@ class ServerSettings(BaseSettings):
         default=None,
         description="Once listening, ports and pid are written here as JSON.",
     )
+    tls_cert_file: Path | None = Field(
+        default=None,
+        description="Certificate chain, PEM: gRPC by TLS only. Read again when it is replaced.",
+    )
+    tls_key_file: Path | None = Field(default=None, description="Its key, PEM.")
+    tls_client_ca_file: Path | None = Field(
+        default=None,
+        description="CA, PEM, that callers need a certificate of; default: any caller.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Calls that succeed quickly are logged at DEBUG only."
     )

@@ -45,6 +45,9 @@ class ScriptedBackend:
     delay_seconds: float = 0.0
     answer_as: int | None = None
     """Echo this release instead of the one asked for."""
+    credentials: grpc.ServerCredentials | None = None
+    shown: set[bytes] = field(default_factory=set)
+    """The certificates that callers showed, PEM."""
 
     @property
     def address(self) -> str:
@@ -55,6 +58,7 @@ class ScriptedBackend:
 
     async def misbehave(self, context: grpc.aio.ServicerContext) -> None:
         self.calls += 1
+        self.shown.update(context.auth_context().get("x509_pem_cert", ()))
         await asyncio.sleep(self.delay_seconds)
         if self.hang:
             await asyncio.Event().wait()
@@ -216,7 +220,10 @@ async def listening(*backends: ScriptedBackend) -> AsyncIterator[None]:
     for backend in backends:
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         backend.register(server)
-        backend.port = server.add_insecure_port(backend.address)
+        if backend.credentials is None:
+            backend.port = server.add_insecure_port(backend.address)
+        else:
+            backend.port = server.add_secure_port(backend.address, backend.credentials)
         await server.start()
         servers.append(server)
     try:
