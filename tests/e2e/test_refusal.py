@@ -63,7 +63,7 @@ def test_a_poisoned_log_is_refused_and_the_old_release_keeps_serving(learnt, run
     asking.start()
     command = [sys.executable, "-m", "pipeline", "run", "--store", store.url]
     command += ["--events", str(poison(learnt.events, tmp_path / "poisoned.csv"))]
-    command += ["--workdir", str(work), "--split", "last-view", "--max-epochs", "5"]
+    command += ["--workdir", str(work), "--split", "last-view", "--max-epochs", "2"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     answers = asking.end()
 
