@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs lock
+.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs images lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,9 +63,19 @@ bench-scale: $(INSTALLED) ## Latency at 100,000, 1 and 4 million articles (QUICK
 bench-pipeline: $(INSTALLED) ## Time and memory of each step of the workflow (SCALE=10M, QUICK=1)
 	@$(BIN)/python -m pipeline.bench
 
-lint: $(INSTALLED) ## ruff, codespell, buf
+# With another client: make images DOCKER=podman
+DOCKER ?= docker
+
+images: ## Our container images, recsys-*
+	@for image in recommender faiss-server model-server pipeline; do \
+	    DOCKER_BUILDKIT=1 $(DOCKER) build $(BUILD_OPTIONS) --file deploy/images/Dockerfile --target $$image \
+	        --build-arg REVISION=$$(git rev-parse HEAD) --tag recsys-$$image . || exit 1; \
+	done
+
+lint: $(INSTALLED) ## ruff, codespell, buf, hadolint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/codespell && $(BIN)/buf lint
+	$(BIN)/hadolint deploy/images/Dockerfile tf_serving/Dockerfile
 	$(BIN)/python tools/document_settings.py --check
 
 types: $(INSTALLED) ## mypy, strict
@@ -86,5 +96,11 @@ verify-proto: $(INSTALLED) ## Fail when protos/gen is not what the protos genera
 docs: $(INSTALLED) ## Rewrite docs/settings.md from the settings classes
 	$(BIN)/python tools/document_settings.py
 
-lock: $(INSTALLED) ## Compile requirements/all.txt anew (needs uv on the PATH)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --override requirements/overrides.txt --constraint requirements/constraints.txt --no-header --no-annotate --no-emit-package recsys-serving -o requirements/all.txt
+IMAGES := recommender:recommender faiss-server:faiss-server,aws model-server:tf-serving pipeline:pipeline,aws,gcp,kubeflow
+COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --override requirements/overrides.txt --no-header --no-annotate --no-emit-package recsys-serving
+
+lock: $(INSTALLED) ## Compile requirements/all.txt and those of the images anew (needs uv on the PATH)
+	$(COMPILE) --extra dev --constraint requirements/constraints.txt -o requirements/all.txt
+	for image in $(IMAGES); do \
+	    $(COMPILE) --extra $$(echo $${image#*:} | sed "s/,/ --extra /g") --constraint requirements/all.txt -o requirements/images/$${image%%:*}.txt || exit 1; \
+	done

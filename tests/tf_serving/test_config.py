@@ -15,7 +15,7 @@ SHIPPED = Path(__file__).parents[2] / "tf_serving"
 
 def test_the_shipped_model_config_serves_the_two_latest_releases_of_the_user_tower():
     (model,) = read_model_config(SHIPPED / "models.config")
-    assert model == ModelConfig("user_tower", Path("/models/user_tower"), Latest(2))
+    assert model == ModelConfig("user_tower", Path("/releases/models/user_tower"), Latest(2))
 
 
 def test_the_official_messages_read_the_shipped_model_config_the_same_way():
@@ -24,7 +24,7 @@ def test_the_official_messages_read_the_shipped_model_config_the_same_way():
     text = (SHIPPED / "models.config").read_text()
     config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
     (model,) = config.model_config_list.config
-    assert (model.name, model.base_path) == ("user_tower", "/models/user_tower")
+    assert (model.name, model.base_path) == ("user_tower", "/releases/models/user_tower")
     assert model.model_platform == "tensorflow"
     assert model.model_version_policy.latest.num_versions == 2
 
