@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs images lock
+.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs images images-test lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ test: lint types imports verify-proto ## Every test, linters, types, import rule
 
 test-resume: $(INSTALLED) ## Kill the workflow in each step, repeat it, compare the release (QUICK=1: a minute)
 	@$(BIN)/python -m tests.resume
+
+images-test: $(INSTALLED) ## Build the images, bring the stack up by TLS, break it under load (needs root or Docker)
+	@$(BIN)/python -m tests.images
 
 chaos: $(INSTALLED) ## Break everything under load, and judge the answers (QUICK=1: a minute)
 	@$(BIN)/python -m tests.chaos
