@@ -17,13 +17,14 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from apache_beam.metrics import Metrics, MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from tensorflow_transform import mappers
 from tensorflow_transform.tf_metadata import schema_utils
 from tfx_bsl.coders.example_coder import RecordBatchToExamplesEncoder
 from tfx_bsl.tfxio.tensor_adapter import TensorAdapterConfig
 from tfx_bsl.tfxio.tensor_representation_util import GetTensorRepresentationsFromSchema
 
+from pipeline.elsewhere import Elsewhere
 from pipeline.examples import cut_examples
 from pipeline.holdout import HoldOut, Views, views_of
 from pipeline.transform import ARTICLE_INDICES, ARTICLES, REGION_INDICES, REGIONS
@@ -81,15 +82,28 @@ def make_examples(
 ) -> Counts:
     """Write `transform/`, `examples/` and `users.parquet` below `directory`, in one Beam pipeline.
 
-    Where it runs is said by `beam_arguments` alone, such as `--runner=DataflowRunner`.
+    Where it runs is said by `beam_arguments` alone, such as `--runner=DataflowRunner`. Workers
+    elsewhere see no folder of this machine: with `--temp_location` they read and write below it,
+    and what they wrote is brought here.
     """
+    options = PipelineOptions(list(beam_arguments))
+    place = options.view_as(GoogleCloudOptions).temp_location
+    if place is None:
+        return _run(options, [str(shard) for shard in shards], plan, str(directory))
+    with Elsewhere(place) as elsewhere:
+        counts = _run(options, elsewhere.bring(shards), plan, elsewhere.url)
+        elsewhere.fetch(("transform", "examples", "users.parquet"), directory)
+    return counts
+
+
+def _run(options: PipelineOptions, shards: Sequence[str], plan: Plan, directory: str) -> Counts:
     schema = schema_utils.schema_from_feature_spec(_feature_spec())
     config = TensorAdapterConfig(_arrow_schema(), GetTensorRepresentationsFromSchema(schema))
-    pipeline = beam.Pipeline(options=PipelineOptions(list(beam_arguments)))
-    with tft_beam.Context(temp_dir=str(directory / "beam")):
+    pipeline = beam.Pipeline(options=options)
+    with tft_beam.Context(temp_dir=f"{directory}/beam"):
         tables = (
             pipeline
-            | "Shards" >> beam.Create([str(shard) for shard in shards])
+            | "Shards" >> beam.Create(list(shards))
             | "Spread" >> beam.Reshuffle()
             | "Read" >> beam.io.ReadAllFromParquetBatched()
             | "Batches" >> beam.FlatMap(_batches)
@@ -98,18 +112,17 @@ def make_examples(
         (indices, _), graph = (views, config) | tft_beam.AnalyzeAndTransformDataset(
             _Preprocessing(plan.min_article_views), output_record_batches=True
         )
-        _ = graph | "WriteGraph" >> tft_beam.WriteTransformFn(str(directory / "transform"))
+        _ = graph | "WriteGraph" >> tft_beam.WriteTransformFn(f"{directory}/transform")
         examples = indices | "Cut" >> beam.ParDo(_Cut(plan)).with_outputs(_TRAIN, _VALIDATION)
         for name in (_TRAIN, _VALIDATION):
-            prefix = str(directory / "examples" / name)
             _ = examples[name] | f"Write_{name}" >> beam.io.WriteToTFRecord(
-                prefix, file_name_suffix=".tfrecord.gz"
+                f"{directory}/examples/{name}", file_name_suffix=".tfrecord.gz"
             )
         _ = (
             tables
             | "Sample" >> beam.FlatMap(_sampled, plan)
             | "WriteSample" >> beam.io.WriteToParquetBatched(
-                str(directory / "users"), HISTORIES_SCHEMA, num_shards=1,
+                f"{directory}/users", HISTORIES_SCHEMA, num_shards=1,
                 shard_name_template="", file_name_suffix=".parquet",
             )
         )  # fmt: skip

@@ -1,6 +1,8 @@
 """Vocabulary, held-out targets, examples, and the one transform graph of training and serving."""
 
 import dataclasses
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.elsewhere import Elsewhere
 from pipeline.errors import TooLittleDataError
 from pipeline.examples import cut_examples, parse_examples
 from pipeline.holdout import HoldOut, Scan, Views, choose_hold_out
@@ -68,6 +71,27 @@ def prepare(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(prepare):
     return prepare(ROWS)
+
+
+def test_workers_elsewhere_read_and_write_at_a_place_that_they_see(prepare, prepared, tmp_path):
+    place = tmp_path / "place"
+    place.mkdir()
+    theirs = prepare(ROWS, beam_arguments=(f"--temp_location={place}",))
+    assert list(place.iterdir()) == []
+    assert replace(theirs, directory=prepared.directory) == prepared
+    ours = prepared.graph.articles()
+    assert theirs.graph.articles().ids.tolist() == ours.ids.tolist()
+    assert theirs.sample().article_ids.tolist() == prepared.sample().article_ids.tolist()
+    assert [file.name for file in theirs.examples] == [file.name for file in prepared.examples]
+
+
+def test_what_workers_did_not_write_is_missed(tmp_path):
+    with Elsewhere(str(tmp_path)) as elsewhere:
+        (brought,) = elsewhere.bring([Path(__file__)])
+        assert Path(brought).read_text() == Path(__file__).read_text()
+        with pytest.raises(FileNotFoundError, match="wrote nothing there"):
+            elsewhere.fetch(["transform"], tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_vocabulary_is_in_descending_frequency_without_rare_articles(prepared):
