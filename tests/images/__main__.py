@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ _WITH_ENGINE: Final = Path("..") / "shared" / "containers" / "with-engine.sh"
 _MOST_MB: Final = {"recommender": 100, "faiss-server": 130}
 _NAMES: Final = ("recommender", "faiss-server", "model-server", "localhost")
 _MB: Final = 1_000_000
+_LOOKED_AT_SECONDS: Final = 2.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,11 +70,16 @@ def _measure(place: Path) -> Report:
             load.counted()
             for name in stack.containers():
                 stack.kill_and_start(name)
+                load.follow(stack.ports())
                 figures.append(_failed(f"killed and started: {name}", load.counted(), rows))
+            before = set(stack.ports())
             stack.up(recommenders=4)
-            with Load(stack.ports()[2:], certificates) as added:
+            new = sorted(set(stack.ports()) - before)
+            with Load(new, certificates) as added:
+                time.sleep(_LOOKED_AT_SECONDS)
                 figures.append(_failed("recommenders 2 to 4", load.counted(), rows))
                 figures.append(_failed("asked of the new ones", added.counted(), rows))
+            load.follow(stack.ports())
             stack.up(recommenders=2)
             figures.append(_failed("recommenders 4 to 2", load.counted(), rows))
     finally:

@@ -1,6 +1,6 @@
-"""A caller as callers should be: both addresses, TLS, another try elsewhere when one is gone."""
+"""A caller as callers should be: all addresses, TLS, another try elsewhere when one is gone."""
 
-import json
+import itertools
 import threading
 import time
 from collections import Counter
@@ -16,22 +16,11 @@ __all__ = ["Load"]
 
 _RATE: Final = 20.0
 _SECONDS: Final = 1.0
-_POLICY: Final = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{"service": "recsys.recommender.v1.RecommenderService"}],
-                "retryPolicy": {
-                    "maxAttempts": 3,
-                    "initialBackoff": "0.02s",
-                    "maxBackoff": "0.1s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE"],
-                },
-            }
-        ],
-    }
+_TRIES: Final = 4
+_OPTIONS: Final = (
+    ("grpc.ssl_target_name_override", "recommender"),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.enable_retries", 0),
 )
 
 
@@ -42,20 +31,14 @@ class Load:
         ca, key, certificate = (
             (certificates / name).read_bytes() for name in ("ca.crt", "tls.key", "tls.crt")
         )
-        self._channel = grpc.secure_channel(
-            "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports),
-            grpc.ssl_channel_credentials(ca, key, certificate),
-            options=[
-                ("grpc.ssl_target_name_override", "recommender"),
-                ("grpc.service_config", _POLICY),
-                ("grpc.max_reconnect_backoff_ms", 500),
-            ],
-        )
-        self._stub = pb2_grpc.RecommenderServiceStub(self._channel)
+        self._credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        self._channels: dict[int, grpc.Channel] = {}
+        self._turns = itertools.count()
         self._end = threading.Event()
         self._counting = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._ask_on)
+        self.follow(ports)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -64,13 +47,21 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._end.set()
         self._thread.join()
-        self._channel.close()
+        for channel in self._channels.values():
+            channel.close()
+
+    def follow(self, ports: Sequence[int]) -> None:
+        """Ask at these ports from now on: a container that is started again has another one."""
+        self._channels = {port: self._channels.get(port) or self._open(port) for port in ports}
 
     def counted(self) -> Counter[str]:
         """Answer the counts since this was last asked: sources, and `failed: CODE`."""
         with self._counting:
             counts, self._counts = self._counts, Counter()
         return counts
+
+    def _open(self, port: int) -> grpc.Channel:
+        return grpc.secure_channel(f"127.0.0.1:{port}", self._credentials, options=_OPTIONS)
 
     def _ask_on(self) -> None:
         due = time.monotonic()
@@ -81,9 +72,19 @@ class Load:
                 self._counts[outcome] += 1
 
     def _ask(self) -> str:
+        """Ask at one address after another, within one deadline, while each is away."""
         request = pb2.GetCandidatesRequest(user_id="ada", recent_article_ids=[1000, 1001])
-        try:
-            answer = self._stub.GetCandidates(request, timeout=_SECONDS)
-        except grpc.RpcError as error:
-            return f"failed: {error.code().name}"
-        return pb2.Source.Name(answer.source)
+        end = time.monotonic() + _SECONDS
+        code = grpc.StatusCode.UNKNOWN
+        for _ in range(_TRIES):
+            channels = list(self._channels.values())
+            stub = pb2_grpc.RecommenderServiceStub(channels[next(self._turns) % len(channels)])
+            try:
+                answer = stub.GetCandidates(request, timeout=max(0.0, end - time.monotonic()))
+            except grpc.RpcError as error:
+                code = error.code()
+                if code is not grpc.StatusCode.UNAVAILABLE:
+                    break
+            else:
+                return pb2.Source.Name(answer.source)
+        return f"failed: {code.name}"
