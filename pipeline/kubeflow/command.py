@@ -63,7 +63,8 @@ def deploy_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
 ) -> None:
     """Upload the workflow and let it run twice a day; a second time changes nothing."""
     with _one_line("deploy"), tempfile.TemporaryDirectory() as directory:
-        from pipeline.kubeflow.deploy import Deployment, deploy
+        with _needing_kfp():
+            from pipeline.kubeflow.deploy import Deployment, deploy
 
         times = [each.time() for each in at or (datetime(1900, 1, 1, 6), datetime(1900, 1, 1, 18))]  # noqa: DTZ001
         package = Path(directory) / "workflow.yaml"

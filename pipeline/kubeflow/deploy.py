@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.kfp_pipeline import PIPELINE_NAME
 __all__ = ["Deployed", "Deployment", "deploy"]
 
 _PAGE: Final = 100
+_OURS: Final = re.compile(rf"{PIPELINE_NAME}-[0-9a-f]{{12}}")
 _ENABLED: Final = "ENABLED"
 
 
@@ -120,7 +122,8 @@ def _recurring_run(
     ours = [
         run
         for run in _all(client.list_recurring_runs, "recurring_runs", experiment_id=experiment)
-        if run.display_name.startswith(f"{PIPELINE_NAME}-")
+        if _OURS.fullmatch(run.display_name)
+        and run.runtime_config.parameters.get("store") == deployment.parameters["store"]
     ]
     wanted = [run for run in ours if _is(run, deployment)]
     if not wanted:

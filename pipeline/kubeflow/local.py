@@ -112,8 +112,10 @@ def _seconds(folders: Mapping[str, Path], began: float) -> dict[str, float]:
 
 
 def _cause(log: Path, failure: RuntimeError) -> StepError:
-    """Find what the task that failed said at its end."""
-    said = re.findall(rf"^\s*({'|'.join(STEPS)}): (.+)$", log.read_text(), re.MULTILINE)
+    """Find what the task that failed said at its end; kfp names artifacts in the same form."""
+    said = re.findall(
+        rf"^\s*({'|'.join(STEPS)}): (?!\w+\( name=)(.+)$", log.read_text(), re.MULTILINE
+    )
     if not said:
         return StepError("kfp", PipelineError(f"{failure} See {log}"))
     step, cause = said[-1]
