@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pipeline.demo_data import fetch_movielens_100k
-from pipeline.errors import DemoDataError, StepError
+from pipeline.errors import DemoDataError, StepError, first_fault
 from pipeline.holdout import Split
 from pipeline.kubeflow.command import compile_command, deploy_command, local_runner
 from pipeline.options import (
@@ -66,10 +66,10 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         Path | None, typer.Option(help="DuckDB file of the views of daily events; default: beside")
     ] = None,
     look_back_days: Annotated[
-        int, typer.Option(min=0, help="Days read again for events that came late")
+        int, typer.Option(help="Days read again for events that came late")
     ] = CollectOptions.look_back_days,
     max_user_views: Annotated[
-        int, typer.Option(min=2, help="Newest views of a user that count")
+        int, typer.Option(help="Newest views of a user that count")
     ] = CollectOptions.max_user_views,
     event_name: Annotated[
         str, typer.Option(help="Of a view in Firebase's log")
@@ -78,48 +78,50 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         Path | None,
         typer.Option(help="Instead of --events: fetch MovieLens 100k into this folder"),
     ] = None,
-    items: Annotated[Path | None, typer.Option(help="CSV or Parquet: item_id,title,...")] = None,
+    items: Annotated[
+        str | None, typer.Option(help="CSV or Parquet, a path or a URL: item_id,title,...")
+    ] = None,
     workdir: Annotated[Path, typer.Option(help="For the files of the steps")] = Path(
         "build/pipeline"
     ),
     report_dir: Annotated[Path | None, typer.Option(help="Default: the workdir")] = None,
-    release: Annotated[int | None, typer.Option(min=1, help="Default: the second now")] = None,
-    max_train_seconds: Annotated[float, typer.Option(min=1)] = TrainOptions.max_train_seconds,
-    max_epochs: Annotated[int, typer.Option(min=1)] = TrainOptions.max_epochs,
-    dimension: Annotated[int, typer.Option(min=4, max=1024)] = TrainOptions.dimension,
+    release: Annotated[int | None, typer.Option(help="Default: the second now")] = None,
+    max_train_seconds: float = TrainOptions.max_train_seconds,
+    max_epochs: int = TrainOptions.max_epochs,
+    dimension: int = TrainOptions.dimension,
     hidden_units: Annotated[
-        list[int] | None, typer.Option(min=1, help="Of a layer below the last; default: 128")
+        list[int] | None, typer.Option(help="Of a layer below the last; default: 128")
     ] = None,
-    learning_rate: Annotated[float, typer.Option(min=0)] = TrainOptions.learning_rate,
+    learning_rate: float = TrainOptions.learning_rate,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Default: by the number of examples")
+        int | None, typer.Option(help="Default: by the number of examples")
     ] = None,
-    min_article_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_article_views,
-    min_user_views: Annotated[int, typer.Option(min=1)] = PreprocessOptions.min_user_views,
+    min_article_views: int = PreprocessOptions.min_article_views,
+    min_user_views: int = PreprocessOptions.min_user_views,
     split: Annotated[
         Split, typer.Option(help="Held out: what came last, or the last view of each user")
     ] = PreprocessOptions.split,
-    max_test_users: Annotated[int, typer.Option(min=1)] = PreprocessOptions.max_test_users,
+    max_test_users: int = PreprocessOptions.max_test_users,
     window_days: Annotated[
-        float | None, typer.Option(min=0, help="How far back events count; default: all")
+        float | None, typer.Option(help="How far back events count; default: all")
     ] = None,
     beam: Annotated[
         list[str] | None, typer.Option(help="An option of Beam's, such as --runner=DataflowRunner")
     ] = None,
-    recall_target: Annotated[float, typer.Option(min=0.5, max=1.0)] = RunOptions.recall_target,
+    recall_target: float = RunOptions.recall_target,
     max_drop: Annotated[
         float,
-        typer.Option(min=0, max=1, help="HR or NDCG below the release in service, same users"),
+        typer.Option(help="HR or NDCG below the release in service, same users"),
     ] = GateOptions.max_drop,
     max_fall: Annotated[
         float,
-        typer.Option(min=0, max=1, help="HR or NDCG below what that release had when it came"),
+        typer.Option(help="HR or NDCG below what that release had when it came"),
     ] = GateOptions.max_fall,
     max_shrink: Annotated[
-        float, typer.Option(min=0, max=1, help="Articles below the release in service")
+        float, typer.Option(help="Articles below the release in service")
     ] = GateOptions.max_shrink,
     max_age_hours: Annotated[
-        float | None, typer.Option(min=0, help="Of the newest event; default: any age")
+        float | None, typer.Option(help="Of the newest event; default: any age")
     ] = None,
     publish_anyway: Annotated[
         bool, typer.Option("--publish-anyway", help="Publish what does not pass the gate")
@@ -127,7 +129,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     keep_seen: Annotated[
         bool, typer.Option("--keep-seen", help="Evaluate with articles already viewed")
     ] = False,
-    seed: Annotated[int, typer.Option()] = TrainOptions.seed,
+    seed: int = TrainOptions.seed,
     kfp_local: Annotated[
         bool, typer.Option("--kfp-local", help="By the pipeline of Kubeflow's, each task a process")
     ] = False,
@@ -138,48 +140,50 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """
     run_it = local_runner() if kfp_local else _run_with_progress
     started = time.monotonic()
-    training = TrainOptions(
-        dimension=dimension,
-        hidden_units=TrainOptions.hidden_units if hidden_units is None else tuple(hidden_units),
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        max_train_seconds=max_train_seconds,
-        max_epochs=max_epochs,
-        seed=seed,
-    )
     try:
-        options = RunOptions(
-            events=_events(events, demo_data, bigquery),
-            items=items,
-            store=store,
-            window_days=window_days,
-            release=release,
-            collect=CollectOptions(
-                views=views,
-                bigquery=None if bigquery is None else _bigquery(bigquery),
-                look_back_days=look_back_days,
-                max_user_views=max_user_views,
-                event_name=event_name,
-            ),
-            preprocess=PreprocessOptions(
-                min_article_views=min_article_views,
-                min_user_views=min_user_views,
-                split=split,
-                max_test_users=max_test_users,
-                beam_arguments=tuple(beam or ()),
-            ),
-            train=training,
-            gate=GateOptions(
-                max_drop=max_drop,
-                max_fall=max_fall,
-                max_shrink=max_shrink,
-                max_age_hours=max_age_hours,
-                min_recall=recall_target,
-                publish_anyway=publish_anyway,
-            ),
-            remove_seen=not keep_seen,
-            recall_target=recall_target,
-        )
+        with _judging():
+            options = RunOptions(
+                events=_events(events, demo_data, bigquery),
+                items=items,
+                store=store,
+                window_days=window_days,
+                release=release,
+                collect=CollectOptions(
+                    views=views,
+                    bigquery=None if bigquery is None else _bigquery(bigquery),
+                    look_back_days=look_back_days,
+                    max_user_views=max_user_views,
+                    event_name=event_name,
+                ),
+                preprocess=PreprocessOptions(
+                    min_article_views=min_article_views,
+                    min_user_views=min_user_views,
+                    split=split,
+                    max_test_users=max_test_users,
+                    beam_arguments=tuple(beam or ()),
+                ),
+                train=TrainOptions(
+                    dimension=dimension,
+                    hidden_units=TrainOptions.hidden_units
+                    if hidden_units is None
+                    else tuple(hidden_units),
+                    learning_rate=learning_rate,
+                    batch_size=batch_size,
+                    max_train_seconds=max_train_seconds,
+                    max_epochs=max_epochs,
+                    seed=seed,
+                ),
+                gate=GateOptions(
+                    max_drop=max_drop,
+                    max_fall=max_fall,
+                    max_shrink=max_shrink,
+                    max_age_hours=max_age_hours,
+                    min_recall=recall_target,
+                    publish_anyway=publish_anyway,
+                ),
+                remove_seen=not keep_seen,
+                recall_target=recall_target,
+            )
         with _reporting_to(report_dir or workdir) as directory:
             # Now rather than after the training.
             directory.mkdir(parents=True, exist_ok=True)
@@ -219,7 +223,11 @@ def step_command(
     if missing:
         raise typer.BadParameter(f"{name} also reads --input {missing[0]}=FOLDER")
     try:
-        run_step(name, TypeAdapter(RunOptions).validate_json(options.read()), inputs, output)
+        told = TypeAdapter(RunOptions).validate_json(options.read())
+    except ValidationError as cause:
+        raise typer.BadParameter(f"--options: {first_fault(cause)}") from None
+    try:
+        run_step(name, told, inputs, output)
     except StepError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         raise typer.Exit(1) from None
@@ -241,6 +249,15 @@ def _reporting_to(directory: Path) -> Iterator[Path]:
         raise StepError("report", told) from cause
 
 
+@contextmanager
+def _judging() -> Iterator[None]:
+    """The options know their bounds."""
+    try:
+        yield
+    except ValidationError as cause:
+        raise typer.BadParameter(first_fault(cause)) from None
+
+
 def _events(events: Path | None, demo_data: Path | None, bigquery: Path | None) -> Path | None:
     if [events, demo_data, bigquery].count(None) != 2:
         raise typer.BadParameter("give one of --events, --demo-data and --bigquery")
@@ -258,9 +275,7 @@ def _bigquery(path: Path) -> BigQueryOptions:
     except OSError as cause:
         raise typer.BadParameter(f"--bigquery {path}: {cause.strerror}") from None
     except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise typer.BadParameter(f"--bigquery {path}: {field}: {first['msg']}") from None
+        raise typer.BadParameter(f"--bigquery {path}: {first_fault(cause)}") from None
 
 
 def _run_with_progress(options: RunOptions, workdir: Path) -> RunResult:

@@ -1,5 +1,7 @@
 """What can go wrong in a run. Each message names the file and what to change."""
 
+from pydantic import ValidationError
+
 __all__ = [
     "DemoDataError",
     "EventsError",
@@ -11,6 +13,7 @@ __all__ = [
     "StepError",
     "TooLittleDataError",
     "TrainingError",
+    "first_fault",
 ]
 
 
@@ -56,3 +59,9 @@ class StepError(PipelineError):
     def __init__(self, step: str, cause: Exception) -> None:
         super().__init__(f"{step}: {cause}")
         self.step = step
+
+
+def first_fault(error: ValidationError) -> str:
+    """Say the first thing that is wrong as `field.of.it: what`."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -1,8 +1,11 @@
 """Titles and attributes of articles. Titles are for people and never part of a release."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -13,12 +16,38 @@ from pipeline.errors import ItemsError
 __all__ = ["collect_items", "read_attributes", "read_titles"]
 
 
-def collect_items(items: Path, workdir: Path) -> Path:
+def collect_items(items: str, workdir: Path) -> Path:
     """Read CSV or Parquet (gzip too) of `item_id,title[,...]` into `items.parquet` and name it.
 
-    A further column whose values are all whole numbers (or empty) becomes an attribute; other
-    columns are ignored. Raises ItemsError with the line.
+    `items`: a path or any fsspec URL. A further column whose values are all whole numbers (or
+    empty) becomes an attribute; other columns are ignored. Raises ItemsError with the line.
     """
+    if "://" not in items:
+        return _collect(Path(items), workdir)
+    with _fetched(items, workdir) as copy:
+        try:
+            return _collect(copy, workdir)
+        except ItemsError as error:
+            raise ItemsError(str(error).replace(str(copy), items)) from error
+
+
+@contextmanager
+def _fetched(url: str, workdir: Path) -> Iterator[Path]:
+    """Copy a file here for as long as it is read."""
+    copy = workdir / "items.fetched"
+    try:
+        system, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        system.get_file(path, str(copy))
+    except Exception as cause:  # clients of S3 and GCS have no common base for theirs
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise ItemsError(f"{url} cannot be fetched: {reason}") from cause
+    try:
+        yield copy
+    finally:
+        copy.unlink()
+
+
+def _collect(items: Path, workdir: Path) -> Path:
     table = open_table(items, ItemsError, ("item_id", "title"))
     target = workdir / "items.parquet"
     with reading(items, ItemsError) as connection:

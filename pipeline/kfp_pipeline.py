@@ -7,9 +7,10 @@ all it does is to call `pipeline.kubeflow.task` there. So this module has no oth
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
-from kfp import compiler, dsl
+from kfp import compiler, dsl, kubernetes
 from kfp.dsl import (
     HTML,
     Artifact,
@@ -120,7 +121,7 @@ def train(
     trained: Output[Model],
     mlpipeline_ui_metadata: Output[Artifact],
 ) -> None:
-    from pipeline.kubeflow.task import link_tensorboard, run_task
+    from pipeline.kubeflow.task import link_tensorboard, remove_checkpoints, run_task
 
     run_task(
         "train",
@@ -134,6 +135,7 @@ def train(
         max_epochs=max_epochs,
         seed=seed,
     )
+    remove_checkpoints(trained.path)
     link_tensorboard(trained.uri, mlpipeline_ui_metadata.path)
 
 
@@ -270,13 +272,11 @@ class _Needs:
     cpu: str
     memory: str
     retries: int = 0
-    cached: bool = True
 
 
 _NEEDS: Final[Mapping[str, _Needs]] = {
-    # They look at the clock, at the log and at the store: the same inputs, another result.
-    "window": _Needs("500m", "1G", retries=2, cached=False),
-    "collect": _Needs("2", "8G", retries=2, cached=False),
+    "window": _Needs("500m", "1G", retries=2),
+    "collect": _Needs("2", "8G", retries=2),
     "preprocess": _Needs("4", "8G", retries=2),
     "train": _Needs("4", "8G", retries=1),
     "export": _Needs("2", "4G", retries=2),
@@ -286,12 +286,20 @@ _NEEDS: Final[Mapping[str, _Needs]] = {
     "gate": _Needs("1", "4G", retries=2),
     # Refused by the gate it is tried once more in vain; evicted, it must be.
     "publish": _Needs("1", "4G", retries=1),
-    "report": _Needs("500m", "1G", retries=2, cached=False),
+    "report": _Needs("500m", "1G", retries=2),
 }
 
 
-def workflow(images: Mapping[str, str], *, with_retries: bool = True) -> Any:
-    """Wire the steps into a pipeline, each with the image that `images` has for it."""
+def workflow(
+    images: Mapping[str, str],
+    volumes: Mapping[str, str] = MappingProxyType({}),
+    *,
+    with_retries: bool = True,
+) -> Any:
+    """Wire the steps into a pipeline, each with the image that `images` has for it.
+
+    `volumes`: where each persistent volume claim is mounted in all tasks.
+    """
 
     def run(task: PipelineTask, step: str) -> Any:
         needs = _NEEDS[step]
@@ -299,7 +307,10 @@ def workflow(images: Mapping[str, str], *, with_retries: bool = True) -> Any:
         task.set_container_image(images[step])
         task.set_cpu_request(needs.cpu).set_memory_request(needs.memory)
         task.set_cpu_limit(needs.cpu).set_memory_limit(needs.memory)
-        task.set_caching_options(enable_caching=needs.cached)
+        # Each run has another window: nothing after it is ever the same.
+        task.set_caching_options(enable_caching=False)
+        for claim, path in volumes.items():
+            kubernetes.mount_pvc(task, claim, path)
         if with_retries and needs.retries:
             task.set_retry(needs.retries, backoff_duration="30s", backoff_factor=2.0)
         return task.outputs
@@ -429,12 +440,14 @@ def workflow(images: Mapping[str, str], *, with_retries: bool = True) -> Any:
     return wired
 
 
-def compile_pipeline(images: Mapping[str, str], path: str) -> dict[str, str]:
+def compile_pipeline(
+    images: Mapping[str, str], path: str, volumes: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, str]:
     """Write the IR YAML that Kubeflow takes; answer its parameters, with their types.
 
     `images`: for each of STEPS_AND_REPORT. The types are kfp's: String, Integer, Float, Boolean,
     List[String] and Dict[String, Any].
     """
-    compiled = workflow(images)
+    compiled = workflow(images, volumes)
     compiler.Compiler().compile(compiled, path)
     return {name: str(each.type) for name, each in compiled.component_spec.inputs.items()}

@@ -12,6 +12,19 @@ from releases.layout import HISTORY_LENGTH
 __all__ = ["UserTower"]
 
 
+class _Chance(keras.random.SeedGenerator):  # type: ignore[misc] # keras has no types
+    """Keeps the same state in all workers, as all variables are, and draws other seeds in each."""
+
+    def __init__(self, worker: int) -> None:
+        super().__init__()
+        self._worker = worker
+
+    def next(self, ordered: bool = True) -> Any:
+        """Answer two numbers: a key, which tells workers apart, and a running number."""
+        drawn = super().next(ordered)
+        return drawn + tf.constant([self._worker, 0], drawn.dtype)
+
+
 class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
     """History and region indices to a user vector; index 0 is padding or unknown.
 
@@ -21,16 +34,17 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
     unknown ids is answered as if they were not in it.
     """
 
-    def __init__(self, settings: TowerSettings) -> None:
+    def __init__(self, settings: TowerSettings, worker: int = 0) -> None:
+        """`worker`: its place among those that learn together; each draws masks of its own."""
         super().__init__(name="user_tower")
         self.settings = settings
-        self.dropout = keras.layers.Dropout(settings.dropout)
+        # Variables, so that a training goes on from a checkpoint as it would have gone on.
+        self.dropping = _Chance(worker)
+        self.hiding = _Chance(worker)
         self.hidden = [
             keras.layers.Dense(units, activation="relu") for units in settings.hidden_units
         ]
         self.to_vector = keras.layers.Dense(settings.dimension, name="user_vector")
-        # A variable, so that a training goes on from a checkpoint as it would have gone on.
-        self.chance = keras.random.SeedGenerator()
         self._make_tables()
         self._build_layers()
         self.built = True
@@ -66,22 +80,27 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
         ]
         if self.settings.region_count:
             parts.append(self._region_embedding(region, training))
-        hidden = self.dropout(tf.concat(parts, axis=1), training=training)
+        hidden = self._dropped(tf.concat(parts, axis=1), training)
         for layer in self.hidden:
-            hidden = self.dropout(layer(hidden), training=training)
+            hidden = self._dropped(layer(hidden), training)
         return self.to_vector(hidden)
+
+    def _dropped(self, values: tf.Tensor, training: bool) -> tf.Tensor:
+        if not training or self.settings.dropout == 0:
+            return values
+        return keras.random.dropout(values, self.settings.dropout, seed=self.dropping)
 
     def _region_embedding(self, region: tf.Tensor, training: bool) -> tf.Tensor:
         given = tf.cast(region > 0, tf.float32)
         if training and self.settings.region_dropout > 0:
-            chance = keras.random.uniform(tf.shape(given), seed=self.chance)
+            chance = keras.random.uniform(tf.shape(given), seed=self.hiding)
             given *= tf.cast(chance >= self.settings.region_dropout, tf.float32)
         return tf.gather(self.region, region) * given[:, None]
 
     def _weights(self, known: tf.Tensor, rank: tf.Tensor, training: bool) -> tf.Tensor:
         kept = tf.cast(known, tf.float32)
         if training and self.settings.history_dropout > 0:
-            chance = keras.random.uniform(tf.shape(kept), seed=self.chance)
+            chance = keras.random.uniform(tf.shape(kept), seed=self.hiding)
             kept *= tf.cast(chance >= self.settings.history_dropout, tf.float32)
         weights = tf.exp(tf.gather(self.recency, tf.maximum(rank - 1, 0))) * kept
         return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))

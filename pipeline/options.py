@@ -1,7 +1,11 @@
 """What a run can be told, each with a default that fits most data."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from pipeline.holdout import Split
 
@@ -16,6 +20,10 @@ __all__ = [
 ]
 
 
+_Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
 @dataclass(frozen=True)
 class BigQueryOptions:
     """Where the log and the views are, and how much a query may cost."""
@@ -28,7 +36,7 @@ class BigQueryOptions:
     export_url: str
     """A folder of Cloud Storage that histories are exported to: `gs://bucket/folder`."""
     location: str | None = None
-    max_bytes_billed: int | None = None
+    max_bytes_billed: _Count | None = None
     """A query that would read more is refused by BigQuery before it runs; None: no limit."""
 
 
@@ -40,9 +48,9 @@ class CollectOptions:
     """The DuckDB file with the views of a folder of daily files; None: beside the folder."""
     bigquery: BigQueryOptions | None = None
     """None: the log is in files."""
-    look_back_days: int = 2
+    look_back_days: Annotated[int, Field(ge=0)] = 2
     """How many days before the newest known one are read again for events that came late."""
-    max_user_views: int = 2_000
+    max_user_views: Annotated[int, Field(ge=2)] = 2_000
     """Of a user; older views are left out. Nobody views more, but robots do."""
     event_name: str = "view_article"
     """In a log of Firebase's; so are the names of the event's parameters."""
@@ -54,10 +62,10 @@ class CollectOptions:
 class PreprocessOptions:
     """What counts as too rare to learn from, what is held out, and where Beam runs."""
 
-    min_article_views: int = 2
-    min_user_views: int = 1
+    min_article_views: _Count = 2
+    min_user_views: _Count = 1
     split: Split = "time"
-    max_test_users: int = 10_000
+    max_test_users: _Count = 10_000
     """The evaluation asks a uniform sample of so many users where there are more."""
     beam_arguments: tuple[str, ...] = ()
     """Beam's own options, such as `--runner=DataflowRunner`; none: this process."""
@@ -67,19 +75,19 @@ class PreprocessOptions:
 class TrainOptions:
     """How the model is learnt."""
 
-    dimension: int = 64
-    hidden_units: tuple[int, ...] = (128,)
-    dropout: float = 0.3
-    history_dropout: float = 0.3
+    dimension: Annotated[int, Field(ge=4, le=1024)] = 64
+    hidden_units: tuple[_Count, ...] = (128,)
+    dropout: _Share = 0.3
+    history_dropout: _Share = 0.3
     """Share of the views of a training history that the mean passes over."""
-    region_dropout: float = 0.3
+    region_dropout: _Share = 0.3
     """Share of the training examples whose region is hidden; requests may come without one."""
-    learning_rate: float = 2e-3
-    batch_size: int | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    batch_size: _Count | None = None
     """Examples of a step; None: by the number of examples."""
-    max_train_seconds: float = 55.0
-    max_epochs: int = 200
-    patience: int = 4
+    max_train_seconds: Annotated[float, Field(gt=0)] = 55.0
+    max_epochs: _Count = 200
+    patience: _Count = 4
     """Rounds without a lower validation loss after which training ends."""
     seed: int = 1
 
@@ -101,15 +109,15 @@ class TowerSettings:
 class GateOptions:
     """What a release must be to be published."""
 
-    max_drop: float = 0.1
+    max_drop: _Share = 0.1
     """Of HR@200 or NDCG@200 below those of the release in service, on the same users; a share."""
-    max_fall: float = 0.3
+    max_fall: _Share = 0.3
     """The same below what the release in service had when it came, on other users of other days."""
-    max_shrink: float = 0.2
+    max_shrink: _Share = 0.2
     """Of the vocabulary below that of the release in service."""
-    min_recall: float = 0.99
+    min_recall: _Share = 0.99
     """Of the 200 nearest articles that the index finds."""
-    max_age_hours: float | None = None
+    max_age_hours: Annotated[float, Field(gt=0)] | None = None
     """Of the newest event; None: any, for logs that are no longer written to."""
     publish_anyway: bool = False
     """Whether a release that does not pass is published all the same."""
@@ -121,16 +129,17 @@ class RunOptions:
 
     events: Path | None
     """A file of events, or a folder of daily ones; None: `collect` says where they are."""
-    items: Path | None
+    items: str | None
+    """A file of titles and attributes, CSV or Parquet: a path, or any fsspec URL."""
     store: str
     collect: CollectOptions = field(default_factory=CollectOptions)
-    window_days: float | None = None
+    window_days: Annotated[float, Field(gt=0)] | None = None
     """How far back events count; None: all there are."""
-    release: int | None = None
+    release: _Count | None = None
     """The id of what is published; None: the unix second of the run's start."""
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     gate: GateOptions = field(default_factory=GateOptions)
     remove_seen: bool = True
     """Whether the evaluation leaves out what a user has already viewed."""
-    recall_target: float = 0.99
+    recall_target: Annotated[float, Field(ge=0.5, le=1)] = 0.99

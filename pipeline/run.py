@@ -146,9 +146,10 @@ def _fingerprint(options: RunOptions) -> str:
     """Tell options apart, and the same options with other source files."""
     document = TypeAdapter(RunOptions).dump_json(options)
     files: list[Path] = []
-    for source in (options.events, options.items):
-        if source is not None:
-            files += sorted(source.iterdir()) if source.is_dir() else [source]
+    if options.events is not None:
+        files += sorted(options.events.iterdir()) if options.events.is_dir() else [options.events]
+    if options.items is not None:
+        files.append(Path(options.items))  # of a URL it is no file, and has no stamp
     stamps = [(each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists()]
     return hashlib.sha256(document + repr(stamps).encode()).hexdigest()
 

@@ -15,7 +15,7 @@ from pipeline._library_errors import told_by_library
 from pipeline._quiet import without_native_messages
 from pipeline.collect import CollectedEvents, collect
 from pipeline.copy import copy_model, discard_copy
-from pipeline.errors import PipelineError, StepError
+from pipeline.errors import PipelineError, StepError, first_fault
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.exported import ExportedModel
 from pipeline.gate import Candidate, Decision, decide
@@ -26,7 +26,7 @@ from pipeline.options import RunOptions
 from pipeline.prepared import PreparedData
 from pipeline.preprocess import preprocess
 from pipeline.publish import publish_release
-from pipeline.records import StepRecord
+from pipeline.records import RECORD_FILE, StepRecord
 from pipeline.samples import sample_predictions, write_samples
 from pipeline.window import Window, choose_window
 from releases.errors import ReleaseError
@@ -64,12 +64,13 @@ def run_step(
 ) -> StepRecord:
     """Run one step: read the folders of those it requires, write `output` and last its record.
 
-    What a step that was killed left in `output` is begun anew, but for a training, which goes on
-    from its last checkpoint. Raises StepError, whose message is `step: cause`.
+    What is in `output` is begun anew, but for a training that was killed: of the same options and
+    data, it goes on from its last checkpoint. Raises StepError, whose message is `step: cause`.
     """
     on_progress(name, 0.0, "")
     with naming(name):
         output.mkdir(parents=True, exist_ok=True)
+        (output / RECORD_FILE).unlink(missing_ok=True)
         if name != "train":
             _empty(output)
         record = _RUN[name](options, inputs, output, on_progress)
@@ -83,10 +84,10 @@ def naming(step: str) -> Iterator[None]:
     """Turn what can go wrong into a StepError."""
     try:
         yield
+    except StepError:
+        raise
     except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        error = PipelineError(f"{cause.title}: {field}: {first['msg']}")
+        error = PipelineError(f"{cause.title}: {first_fault(cause)}")
         raise StepError(step, error) from cause
     except _CAUSES as cause:
         raise StepError(step, cause) from cause

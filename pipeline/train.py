@@ -1,6 +1,7 @@
 """The fourth step: learn the user tower within a time budget, stopping on a held-out validation."""
 
 import atexit
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -10,19 +11,22 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from pydantic import TypeAdapter
 
 from pipeline.datasets import TrainingBatches, validation_batches
 from pipeline.errors import TrainingError
 from pipeline.model import UserTower
 from pipeline.options import TowerSettings, TrainOptions
 from pipeline.prepared import PreparedData
-from pipeline.records import StepRecord
+from pipeline.records import RECORD_FILE, StepRecord
 from pipeline.trainer import Round, Trainer, choose_batch_size
 from pipeline.workers import Workers
 
 __all__ = ["OnRound", "Round", "TrainedModel", "load_tower", "train"]
 
 OnRound = Callable[[Round], None]
+
+_CHECKPOINTS = "checkpoints"  # what a training goes on from
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,11 @@ def train(
 ) -> TrainedModel:
     """Learn from the examples and keep the weights of the lowest validation loss.
 
-    Goes on from the last round of a training that was killed in this folder. Where TF_CONFIG names
-    several workers they learn one model, each called with the same arguments and a folder that all
-    of them see; the chief writes into it, the others answer a record in a folder of their own.
-    Raises TrainingError.
+    Goes on from the last round of a training that was killed in this folder, if it had the same
+    options and examples; what another one left is removed. Where TF_CONFIG names several workers
+    they learn one model, each called with the same arguments and a folder that all of them see;
+    the chief writes into it, the others answer a record in a folder of their own. Raises
+    TrainingError.
     """
     workers = Workers.of_this_process()
     keras.utils.set_random_seed(options.seed)
@@ -76,7 +81,7 @@ def train(
         workers.index, workers.count,
     )  # fmt: skip
     with workers.strategy.scope():
-        tower = _new_tower(prepared, options)
+        tower = _new_tower(prepared, options, workers.index)
     trainer = Trainer(
         workers,
         tower,
@@ -85,7 +90,10 @@ def train(
         validation_batches(prepared.validation_examples),
         options,
     )
-    checkpoints = trainer.checkpoints(directory / "checkpoints")
+    if workers.is_chief:
+        _remove_others(directory, _fingerprint(prepared, options, workers.count))
+    workers.agree(True)  # nobody looks for a checkpoint before
+    checkpoints = trainer.checkpoints(directory / _CHECKPOINTS)
     checkpoints.restore_or_initialize()
     if not workers.is_chief:
         directory, checkpoints = _scratch(), None
@@ -105,6 +113,25 @@ def train(
         batch_size=batch_size,
         example_count=prepared.example_count,
     )
+
+
+def _fingerprint(prepared: PreparedData, options: TrainOptions, worker_count: int) -> str:
+    """Tell trainings apart: by their options, and by what preprocessing said of their data."""
+    told = TypeAdapter(TrainOptions).dump_json(options)
+    data = (prepared.directory / RECORD_FILE).read_bytes()
+    return hashlib.sha256(b"%d %s %s" % (worker_count, told, data)).hexdigest()
+
+
+def _remove_others(directory: Path, fingerprint: str) -> None:
+    """Leave what a training with this fingerprint left, and nothing of any other."""
+    directory.mkdir(parents=True, exist_ok=True)
+    mark = directory / _CHECKPOINTS / "fingerprint"
+    if mark.exists() and mark.read_text() == fingerprint:
+        return
+    for each in (_CHECKPOINTS, "logs"):
+        shutil.rmtree(directory / each, ignore_errors=True)
+    mark.parent.mkdir()
+    mark.write_text(fingerprint)
 
 
 def _scratch() -> Path:
@@ -130,7 +157,7 @@ def _log(done: Round, number: int) -> None:
     tf.summary.scalar("seconds", done.seconds, step=number)
 
 
-def _new_tower(prepared: PreparedData, options: TrainOptions) -> UserTower:
+def _new_tower(prepared: PreparedData, options: TrainOptions, worker: int) -> UserTower:
     return UserTower(
         TowerSettings(
             article_count=prepared.article_count,
@@ -140,5 +167,6 @@ def _new_tower(prepared: PreparedData, options: TrainOptions) -> UserTower:
             dropout=options.dropout,
             history_dropout=options.history_dropout,
             region_dropout=options.region_dropout,
-        )
+        ),
+        worker,
     )

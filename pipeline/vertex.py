@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.errors import first_fault
 from pipeline.options import RunOptions
 
 __all__ = ["custom_job_spec", "vertex_job_command"]
@@ -72,9 +73,7 @@ def vertex_job_command(
             machines=machines,
         )
     except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise typer.BadParameter(f"--options: {where}: {first['msg']}") from None
+        raise typer.BadParameter(f"--options: {first_fault(cause)}") from None
     except ValueError as cause:
         raise typer.BadParameter(str(cause)) from None
     print(json.dumps(spec, indent=1))  # which is YAML too

@@ -28,7 +28,7 @@ def collect(
     directory: Path,
     *,
     events: Path | None,
-    items: Path | None = None,
+    items: str | None = None,
 ) -> CollectedEvents:
     """Collect from BigQuery, from a folder of daily files, or from one file.
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from pydantic import ValidationError
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, first_fault
 from pipeline.kubeflow.parameters import run_options
 from pipeline.kubeflow.schedule import cron_in_utc
 
@@ -26,16 +26,21 @@ _Image = Annotated[str, typer.Option(help="The container image of all tasks")]
 _StepImages = Annotated[
     list[str] | None, typer.Option("--step-image", help="STEP=IMAGE, for one task")
 ]
+_Volumes = Annotated[
+    list[str] | None,
+    typer.Option("--volume", help="CLAIM=PATH: a persistent volume claim, where all tasks see it"),
+]
 
 
 def compile_command(
     image: _Image,
     out: Annotated[Path, typer.Option(help="The file to write, IR YAML")],
     step_images: _StepImages = None,
+    volumes: _Volumes = None,
 ) -> None:
     """Write the workflow as Kubeflow Pipelines takes it."""
     with _one_line("compile"):
-        _compile(image, step_images or [], out)
+        _compile(image, step_images or [], volumes or [], out)
 
 
 def deploy_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -47,6 +52,10 @@ def deploy_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         typer.Option("--parameter", help="NAME=VALUE, or NAME=@FILE; JSON for lists and objects"),
     ] = None,
     step_images: _StepImages = None,
+    volumes: _Volumes = None,
+    service_account: Annotated[
+        str | None, typer.Option(help="Of the pods; default: as Kubeflow is set up")
+    ] = None,
     at: Annotated[
         list[datetime] | None,
         typer.Option(formats=["%H:%M"], help="Time of day; default: 06:00 and 18:00"),
@@ -68,7 +77,7 @@ def deploy_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
         times = [each.time() for each in at or (datetime(1900, 1, 1, 6), datetime(1900, 1, 1, 18))]  # noqa: DTZ001
         package = Path(directory) / "workflow.yaml"
-        known = _compile(image, step_images or [], package)
+        known = _compile(image, step_images or [], volumes or [], package)
         spoken = ", ".join(f"{each:%H:%M}" for each in sorted(times))
         deployment = Deployment(
             package,
@@ -77,6 +86,7 @@ def deploy_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
             schedule=f"every day at {spoken} {time_zone}",
             **({} if experiment is None else {"experiment": experiment}),
             pipeline_root=pipeline_root,
+            service_account=service_account,
         )
         # The client prints links for notebooks; the lines of `tell` are ours.
         with redirect_stdout(sys.stderr):
@@ -96,7 +106,9 @@ def local_runner() -> Any:
     return run_locally
 
 
-def _compile(image: str, step_images: Sequence[str], out: Path) -> dict[str, str]:
+def _compile(
+    image: str, step_images: Sequence[str], volumes: Sequence[str], out: Path
+) -> dict[str, str]:
     """Write the pipeline; answer its parameters with their types."""
     with _needing_kfp():
         from pipeline.kfp_pipeline import STEPS_AND_REPORT, compile_pipeline
@@ -109,7 +121,27 @@ def _compile(image: str, step_images: Sequence[str], out: Path) -> dict[str, str
             )
         images[step] = its_image
     out.parent.mkdir(parents=True, exist_ok=True)
-    return compile_pipeline(images, str(out))
+    return compile_pipeline(images, str(out), _mounts(volumes))
+
+
+def _mounts(volumes: Sequence[str]) -> dict[str, str]:
+    mounts = {}
+    for each in volumes:
+        claim, _, path = each.partition("=")
+        if not claim or not path.startswith("/"):
+            raise typer.BadParameter(f"--volume {each}: CLAIM=PATH, such as logs=/mnt/logs")
+        mounts[claim] = path
+    return mounts
+
+
+_JSON_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "Integer": (int,),
+    "Float": (int, float),
+    "Boolean": (bool,),
+    "List": (list,),
+    "Dict": (dict,),
+}
+"""What Kubeflow takes for its own types, by what stands before a bracket."""
 
 
 def _parameters(given: Sequence[str], known: Mapping[str, str]) -> dict[str, Any]:
@@ -123,20 +155,34 @@ def _parameters(given: Sequence[str], known: Mapping[str, str]) -> dict[str, Any
             )
         if text.startswith("@"):
             text = Path(text[1:]).read_text()
-        try:
-            found[name] = text if known[name] == "String" else json.loads(text)
-        except ValueError:
-            raise typer.BadParameter(
-                f"--parameter {each}: {name} is of type {known[name]}, written as JSON"
-            ) from None
+        found[name] = _value(each, text, known[name])
     options = {name: value for name, value in found.items() if name != "notify_url"}
     try:
         run_options(**options)
     except ValidationError as cause:
-        first = cause.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise typer.BadParameter(f"--parameter: {where}: {first['msg']}") from None
+        raise typer.BadParameter(f"--parameter: {first_fault(cause)}") from None
+    if not (found.get("events") or found.get("bigquery")):
+        raise typer.BadParameter(
+            "--parameter: nothing to learn from; bigquery=@FILE, or events=FOLDER on a --volume"
+        )
+    if found.get("release"):
+        raise typer.BadParameter(
+            "--parameter release: every run would publish the same one; leave it out"
+        )
     return found
+
+
+def _value(given: str, text: str, kind: str) -> Any:
+    if kind == "String":
+        return text
+    types = _JSON_TYPES[kind.partition("[")[0]]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise typer.BadParameter(f"--parameter {given}: must be {kind}, written as JSON")
+    return value
 
 
 def _client(host: str, namespace: str | None, token: str | None) -> "kfp.Client":

@@ -36,6 +36,8 @@ class Deployment:
     experiment: str = PIPELINE_NAME
     pipeline_root: str | None = None
     """Where artifacts are kept; None: where Kubeflow is set up to."""
+    service_account: str | None = None
+    """Of the pods; None: the one that Kubeflow is set up with."""
 
     @property
     def version(self) -> str:
@@ -46,7 +48,13 @@ class Deployment:
     @property
     def run_name(self) -> str:
         """Name the recurring run after all that shapes it."""
-        content = [self.version, dict(self.parameters), self.cron, self.pipeline_root]
+        content = [
+            self.version,
+            dict(self.parameters),
+            self.cron,
+            self.pipeline_root,
+            self.service_account,
+        ]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{PIPELINE_NAME}-{digest[:12]}"
 
@@ -119,13 +127,15 @@ def _recurring_run(
     experiment: str,
     note: Callable[[str], None],
 ) -> None:
+    # Of all experiments: with a new --experiment the run in the one before must not go on.
+    there = {"namespace": client.get_user_namespace() or None}
     ours = [
         run
-        for run in _all(client.list_recurring_runs, "recurring_runs", experiment_id=experiment)
+        for run in _all(client.list_recurring_runs, "recurring_runs", **there)
         if _OURS.fullmatch(run.display_name)
         and run.runtime_config.parameters.get("store") == deployment.parameters["store"]
     ]
-    wanted = [run for run in ours if _is(run, deployment)]
+    wanted = [run for run in ours if _is(run, deployment) and run.experiment_id == experiment]
     if not wanted:
         note(f"recurring run {deployment.run_name} created: {deployment.schedule}")
         client.create_recurring_run(
@@ -139,6 +149,7 @@ def _recurring_run(
             pipeline_id=version.pipeline_id,
             version_id=version.pipeline_version_id,
             pipeline_root=deployment.pipeline_root,
+            service_account=deployment.service_account,
         )
     for run in ours:
         if run not in wanted[:1]:
@@ -151,7 +162,9 @@ def _is(run: V2beta1RecurringRun, deployment: Deployment) -> bool:
     return bool(run.display_name == deployment.run_name and run.status == _ENABLED)
 
 
-def _all(list_page: Callable[..., Any], field: str, *args: str, **names: str) -> Iterator[Any]:
+def _all(
+    list_page: Callable[..., Any], field: str, *args: str, **names: str | None
+) -> Iterator[Any]:
     """Read every page of a listing."""
     token = ""
     while True:

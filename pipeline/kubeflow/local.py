@@ -48,16 +48,16 @@ def run_locally(options: RunOptions, workdir: Path) -> RunResult:
     """
     with naming("window"):
         parameters = parameters_of(options)
-    root = workdir / "kfp"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir(parents=True)
-    began = root.stat().st_mtime
-    log = workdir / "kfp.log"
-    failure = _run(parameters, root, log)
-    folders = _folders(root)
-    if failure is not None and not _is_refused(folders):
-        raise _cause(log, failure)
-    return load_result(folders, _seconds(folders, began))
+    root, log = workdir / "kfp", workdir / "kfp.log"
+    with naming("kfp"):  # the runner's own folders and log
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir(parents=True)
+        began = root.stat().st_mtime
+        failure = _run(parameters, root, log)
+        folders = _folders(root)
+        if failure is not None and not _is_refused(folders):
+            raise _cause(log, failure)
+        return load_result(folders, _seconds(folders, began))
 
 
 def _run(parameters: Mapping[str, Any], root: Path, log: Path) -> RuntimeError | None:

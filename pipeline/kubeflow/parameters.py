@@ -34,8 +34,8 @@ _GROUP_OF: Final = {
 def run_options(**parameters: Any) -> RunOptions:
     """Rebuild the options; what is not given has its default, "" and 0 stand for nothing.
 
-    A task of Kubeflow's is given only what its step reads, so that a step whose parameters did not
-    change may be taken from the cache. Raises pydantic's ValidationError and PipelineError.
+    A task of Kubeflow's is given only what its step reads, so that its page shows what shaped it.
+    Raises pydantic's ValidationError and PipelineError.
     """
     root: dict[str, Any] = {"store": "", "events": None, "items": None}
     groups: dict[str, dict[str, Any]] = {name: {} for name in _GROUPS}
@@ -76,7 +76,7 @@ def parameters_of(options: RunOptions) -> dict[str, Any]:
     parameters: dict[str, Any] = {
         "store": options.store,
         "events": _path(options.events),
-        "items": _path(options.items),
+        "items": options.items or "",
         "views": _path(collect.views),
         "bigquery": {} if bigquery is None else TypeAdapter(BigQueryOptions).dump_python(bigquery),
         "release": options.release or 0,

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 # Read when TensorFlow is imported, which steps do late.
@@ -28,6 +30,7 @@ __all__ = [
     "FinalStatus",
     "MetricsSink",
     "link_tensorboard",
+    "remove_checkpoints",
     "report_end",
     "run_task",
     "show_classification",
@@ -38,6 +41,8 @@ __all__ = [
 
 _NOTIFY_SECONDS: Final = 10.0
 _PROGRESS_SECONDS: Final = 10.0
+_SUCCEEDED: Final = frozenset({"SUCCEEDED", "COMPLETE"})
+_NO_ERROR_TEXT: Final = "Kubeflow tells no cause; see the log of the task in red."
 
 
 class MetricsSink(Protocol):
@@ -111,21 +116,33 @@ def show_samples(folder: str, html: str, markdown: str) -> None:
     Path(markdown).write_text(samples_markdown(samples))
 
 
+def remove_checkpoints(folder: str) -> None:
+    """Leave them out of what is handed on: they are several times the weights."""
+    shutil.rmtree(Path(folder) / "checkpoints")
+
+
 def link_tensorboard(model_uri: str, path: str) -> None:
-    """Tell Kubeflow's page where TensorBoard finds the logs of the training."""
-    viewer = {"type": "tensorboard", "source": f"{model_uri.rstrip('/')}/logs"}
+    """Tell Kubeflow's page where TensorBoard finds the logs of the training.
+
+    MinIO's scheme is Kubeflow's own; TensorBoard knows the same place as S3.
+    """
+    uri = re.sub("^minio://", "s3://", model_uri.rstrip("/"))
+    viewer = {"type": "tensorboard", "source": f"{uri}/logs"}
     Path(path).write_text(json.dumps({"outputs": [viewer]}))
 
 
 def report_end(status: FinalStatus, store: str, notify_url: str, summary: str) -> None:
     """Say how a run ended: as a line of JSON in the log, as a page, and to `notify_url` if given.
 
-    Ends the process with 1 when nobody could be told.
+    Only a state that says so is success: a pod that was killed may leave its task RUNNING. Ends
+    the process with 1 when nobody could be told.
     """
+    succeeded = status.state in _SUCCEEDED
     end = {
         "run": status.pipeline_job_resource_name,
+        "succeeded": succeeded,
         "state": status.state,
-        "error": status.error_message or "",
+        "error": "" if succeeded else status.error_message or _NO_ERROR_TEXT,
         "newest_release": _newest_release(store),
     }
     print(json.dumps(end))
@@ -135,11 +152,11 @@ def report_end(status: FinalStatus, store: str, notify_url: str, summary: str) -
         return
     text = "Run {run} of the workflow: {state}. {error} Newest release: {newest_release}."
     body = json.dumps({"text": text.format(**end), **end}).encode()
-    request = Request(notify_url, body, {"Content-Type": "application/json"})  # noqa: S310
     try:
+        request = Request(notify_url, body, {"Content-Type": "application/json"})  # noqa: S310
         with urlopen(request, timeout=_NOTIFY_SECONDS):  # noqa: S310 - the operator's own URL
             pass
-    except (URLError, TimeoutError) as cause:
+    except (OSError, HTTPException, ValueError) as cause:
         raise SystemExit(f"report: {notify_url} was not told: {cause}") from None
 
 

@@ -65,7 +65,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     items = write_csv(folder / "items.csv", "item_id,title,genre", [*titles])
     options = RunOptions(
         events=events,
-        items=items,
+        items=str(items),
         store=str(folder / "store"),
         release=RELEASE,
         preprocess=PreprocessOptions(split="last-view"),

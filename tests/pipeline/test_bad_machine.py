@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import apache_beam  # noqa: F401 - errors of Beam are told where Beam is loaded
 import psutil
 import pytest
+import tensorflow as tf
 
 from local_stack.processes import tied_to_this_process
+from pipeline._library_errors import told_by_library
 from pipeline.steps import REQUIRES
 
 ON_A_SMALL_DISK = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && exec "$@"'
@@ -47,6 +50,36 @@ def test_a_full_disk_is_one_line(tiny_run, tmp_path, step, size):
     assert told.startswith(f"{step}: ")
     assert "No space left on device" in told
     assert "__main__.py" not in ended.stderr  # no traceback of the command
+
+
+def error_of_beam(text: str) -> RuntimeError:
+    return RuntimeError(f"{text} [while running 'Write/Map']")
+
+
+TRACEBACK = "Traceback (most recent call last):\n  File 'x.py', line 1\nOSError: "
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (tf.errors.ResourceExhaustedError(None, None, "a/b; No space left on device"),
+         "a/b; No space left on device"),
+        (tf.errors.FailedPreconditionError(None, None, "a/b; Read-only file system"),
+         "a/b; Read-only file system"),
+        (tf.errors.DataLossError(None, None, "truncated record at 7"), "truncated record at 7"),
+        (error_of_beam("OSError: [Errno 28] No space left on device"),
+         "[Errno 28] No space left on device"),
+        (error_of_beam(TRACEBACK + "[Errno 13] Permission denied: 'x'\n"),
+         "[Errno 13] Permission denied: 'x'"),
+        (tf.errors.InvalidArgumentError(None, None, "Incompatible shapes: [3] vs. [4]"), None),
+        (tf.errors.FailedPreconditionError(None, None, "uninitialized variable"), None),
+        (error_of_beam("KeyError: 'views'"), None),
+        (ValueError("No space left on device"), None),
+    ],
+)  # fmt: skip
+def test_only_what_the_machine_or_the_data_did_is_told_without_a_traceback(error, told):
+    assert "apache_beam" in sys.modules
+    assert told_by_library(error) == told
 
 
 def test_a_worker_that_is_killed_is_told(tiny_run, tmp_path):

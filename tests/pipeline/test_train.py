@@ -1,17 +1,24 @@
 """Training: what stops it, what it keeps, and the large catalogue's loss."""
 
+import shutil
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pipeline.trainer
 from pipeline.datasets import TrainingBatches
-from pipeline.errors import TrainingError
-from pipeline.options import TrainOptions
+from pipeline.errors import StepError, TrainingError
+from pipeline.model import UserTower
+from pipeline.options import RunOptions, TowerSettings, TrainOptions
+from pipeline.records import has_ended
+from pipeline.steps import run_step
 from pipeline.train import load_tower, train
 from pipeline.trainer import choose_batch_size
+from releases.layout import HISTORY_LENGTH
 
 FAST = TrainOptions(dimension=8, hidden_units=(8,), learning_rate=1e-2, batch_size=64, max_epochs=2)
 
@@ -77,6 +84,39 @@ def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, tmp_path)
         load_tower(resumed).get_weights(), load_tower(whole).get_weights(), strict=True
     ):
         assert np.allclose(ours, theirs, atol=1e-3)
+
+
+def test_of_another_training_in_the_folder_nothing_is_left(tiny_run, tmp_path):
+    train(tiny_run.result.prepared, FAST, tmp_path / "used")
+    fewer = replace(FAST, max_epochs=1)
+    again = train(tiny_run.result.prepared, fewer, tmp_path / "used")
+    assert [each.epochs for each in again.rounds] == [1]
+    events = EventAccumulator(str(again.logs)).Reload().Tensors("loss/validation")
+    assert len(events) == 1
+
+
+def test_a_step_that_begins_takes_back_its_record(tiny_run, tmp_path):
+    folder = tmp_path / "train"
+    shutil.copytree(tiny_run.workdir / "train", folder)
+    options = RunOptions(None, None, "", train=replace(FAST, learning_rate=1e30))
+    inputs = {"preprocess": tiny_run.workdir / "preprocess"}
+    with pytest.raises(StepError, match="lower the learning rate"):
+        run_step("train", options, inputs, folder)
+    assert not has_ended(folder)
+
+
+def test_workers_draw_masks_of_their_own():
+    settings = TowerSettings(20, 3, 4, (8,), 0.5, 0.5, 0.5)
+    history, region = tf.ones((64, HISTORY_LENGTH), tf.int32), tf.ones(64, tf.int32)
+    answers = []
+    for worker in (0, 0, 1):
+        keras.utils.set_random_seed(1)
+        tower = UserTower(settings, worker)
+        answers.append([tower(history, region, training=True), tower(history, region)])
+    (drawn, plain), (drawn_again, _), (drawn_by_another, plain_of_another) = answers
+    assert np.array_equal(drawn, drawn_again)
+    assert np.array_equal(plain, plain_of_another)
+    assert not np.array_equal(drawn, drawn_by_another)
 
 
 def test_tensorboard_finds_the_losses(tiny_run):

@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from pydantic import TypeAdapter
 from local_stack.processes import tied_to_this_process
 from pipeline.errors import TrainingError
 from pipeline.options import RunOptions, TrainOptions
+from pipeline.records import has_ended
 from pipeline.train import TrainedModel, load_tower, train
 from pipeline.trainer import choose_batch_size
 from pipeline.workers import Workers, _place
@@ -22,8 +25,15 @@ from pipeline.workers import Workers, _place
 # Without dropout nothing but rounding tells the processes' parts of a batch from the whole.
 PLAIN = TrainOptions(
     dimension=8, hidden_units=(8,), dropout=0.0, history_dropout=0.0, region_dropout=0.0,
-    learning_rate=1e-2, batch_size=64, max_epochs=3,
+    learning_rate=1e-2, batch_size=64, max_epochs=20, patience=20,
 )  # fmt: skip
+
+
+def start_two(tiny_run, tmp_path) -> list[subprocess.Popen]:
+    chief, other = free_addresses(2)
+    cluster = {"chief": [chief], "worker": [other]}
+    tasks = [{"type": "chief", "index": 0}, {"type": "worker", "index": 0}]
+    return [start(tiny_run, tmp_path, cluster, task) for task in tasks]
 
 
 def start(tiny_run, tmp_path, cluster, task) -> subprocess.Popen:
@@ -52,11 +62,22 @@ def free_addresses(count: int) -> list[str]:
         return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
 
 
-def test_two_learn_what_one_learns_and_one_of_them_writes(tiny_run, tmp_path):
-    chief, other = free_addresses(2)
-    cluster = {"chief": [chief], "worker": [other]}
-    tasks = [{"type": "chief", "index": 0}, {"type": "worker", "index": 0}]
-    processes = [start(tiny_run, tmp_path, cluster, task) for task in tasks]
+def kill_after_a_round(processes: list[subprocess.Popen], checkpoints: Path) -> None:
+    try:
+        while not list(checkpoints.glob("*.index")):
+            assert [process.poll() for process in processes] == [None, None]
+            time.sleep(0.01)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_two_that_were_killed_learn_what_one_learns_and_one_of_them_writes(tiny_run, tmp_path):
+    killed = start_two(tiny_run, tmp_path)
+    kill_after_a_round(killed, tmp_path / "trained" / "checkpoints")
+    assert not has_ended(tmp_path / "trained")
+    processes = start_two(tiny_run, tmp_path)
     try:
         outputs = [process.communicate(timeout=100)[0] for process in processes]
     finally:

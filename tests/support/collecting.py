@@ -17,7 +17,7 @@ EVERYTHING = Window(Path(), release=1, since=None, until=UNTIL)
 
 def collect(
     events: Path | None,
-    items: Path | None,
+    items: str | None,
     directory: Path,
     options: CollectOptions = CollectOptions(),  # noqa: B008 - frozen
     window: Window = EVERYTHING,

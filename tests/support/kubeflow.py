@@ -115,9 +115,8 @@ class FakeKubeflow:
         return experiment
 
     def _list_runs(self, asked: "_Request") -> Any:
-        experiment = asked.query["experiment_id"]
-        runs = [run for run in self.recurring_runs if run.experiment_id == experiment]
-        return self._list("RecurringRuns", runs, asked)
+        assert not asked.query.get("experiment_id"), "those of all experiments are asked for"
+        return self._list("RecurringRuns", self.recurring_runs, asked)
 
     def _create_run(self, asked: "_Request") -> api.V2beta1RecurringRun:
         run = asked.model(api.V2beta1RecurringRun)

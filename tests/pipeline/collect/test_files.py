@@ -12,6 +12,7 @@ from pipeline.errors import EventsError, ItemsError
 from pipeline.items import read_titles
 from recommender.requests import _MAX_USER_ID_BYTES, checked_user_id
 from tests.support.collecting import collect, rows_of_histories
+from tests.support.object_stores import AWS_ENVIRONMENT, s3_server
 
 HEADER = "user_id,item_id,timestamp,region_id"
 EVENTS = f"{HEADER},note\nbob,7,30,1,x\nann,5,20,,y\nann,6,10,2,z\nann,5,20,2,again\nann,4,20,2,\n"
@@ -143,7 +144,7 @@ def test_a_missing_file_and_a_broken_archive_are_refused(tmp_path):
 def test_titles_are_read_and_bad_items_refused(tmp_path):
     events = written(tmp_path, EVENTS)
     items = written(tmp_path, "item_id,title,year,name\n5,Five,1999,x\n4,,,7\n", "items.csv")
-    collected = collect(events, items, tmp_path / "good")
+    collected = collect(events, str(items), tmp_path / "good")
     assert read_titles(collected.items) == {4: "", 5: "Five"}
     assert pq.read_schema(collected.items).names == ["article_id", "title", "year"]
     for text, message in [
@@ -152,4 +153,29 @@ def test_titles_are_read_and_bad_items_refused(tmp_path):
         ("item_id,name\n5,Five\n", "column title is missing"),
     ]:
         with pytest.raises(ItemsError, match=message):
-            collect(events, written(tmp_path, text, "items.csv"), tmp_path / message[:12])
+            collect(events, str(written(tmp_path, text, "items.csv")), tmp_path / message[:12])
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    for name, value in AWS_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with s3_server() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+        server.make_bucket("shelf")
+        yield server.client("s3")
+
+
+def test_titles_may_be_elsewhere(shelf, tmp_path):
+    events = written(tmp_path, EVENTS)
+    shelf.put_object(Bucket="shelf", Key="items.csv", Body=b"item_id,title\n5,Five\n")
+    collected = collect(events, "s3://shelf/items.csv", tmp_path / "good")
+    assert read_titles(collected.items) == {5: "Five"}
+    assert not (tmp_path / "good" / "items.fetched").exists()
+    shelf.put_object(Bucket="shelf", Key="items.csv", Body=b"item_id,title\nsix,Six\n")
+    with pytest.raises(ItemsError, match=r"^s3://shelf/items\.csv: line 2: item_id is 'six'"):
+        collect(events, "s3://shelf/items.csv", tmp_path / "bad")
+    with pytest.raises(ItemsError, match=r"^s3://shelf/none\.csv cannot be fetched: "):
+        collect(events, "s3://shelf/none.csv", tmp_path / "none")
+    with pytest.raises(ItemsError, match=r"^ftps://x/y cannot be fetched: .*ftps"):
+        collect(events, "ftps://x/y", tmp_path / "odd")

@@ -25,7 +25,7 @@ def options_of(tiny_run, store) -> RunOptions:
     """Those of the tiny run, into another store."""
     return RunOptions(
         events=tiny_run.events,
-        items=tiny_run.events.with_name("items.csv"),
+        items=str(tiny_run.events.with_name("items.csv")),
         store=str(store),
         release=RELEASE,
         preprocess=PreprocessOptions(split="last-view"),
@@ -64,6 +64,7 @@ def test_it_publishes_a_release_of_the_same_metrics(tiny_run, tmp_path, capfd):
     assert viewer["type"] == "tensorboard"
     assert list(Path(viewer["source"]).glob("events.out.tfevents.*"))
     assert "SUCCEEDED" in (root / "report" / "summary").read_text()
+    assert not (root / "train" / "trained" / "checkpoints").exists()
 
 
 def artifacts(path: Path) -> dict[str, dict]:
@@ -159,6 +160,34 @@ def test_the_end_of_a_run_is_told(tiny_run, tmp_path, capsys):
 def test_an_end_that_nobody_could_be_told_fails(tiny_run, tmp_path):
     with Hook(500) as hook, pytest.raises(SystemExit, match=r"^report: .* was not told: .*500"):
         task.report_end(FAILED, str(tiny_run.store), hook.url, str(tmp_path / "summary"))
+
+
+@pytest.mark.parametrize("url", ["hooks.example/none", "http://127.0.0.1:9/nobody"])
+def test_a_hook_that_is_none_is_told(tiny_run, tmp_path, url):
+    with pytest.raises(SystemExit, match=rf"^report: {url} was not told: "):
+        task.report_end(FAILED, str(tiny_run.store), url, str(tmp_path / "summary"))
+
+
+@pytest.mark.parametrize(
+    ("state", "succeeded", "error"),
+    [("SUCCEEDED", True, ""), ("RUNNING", False, "see the log of the task in red")],
+)
+def test_only_success_is_success(tiny_run, tmp_path, capsys, state, succeeded, error):
+    status = SimpleNamespace(state=state, pipeline_job_resource_name="run-7", error_message=None)
+    task.report_end(status, str(tiny_run.store), "", str(tmp_path / "summary"))
+    told = json.loads(capsys.readouterr().out)
+    assert told["succeeded"] is succeeded
+    assert error in told["error"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "source"),
+    [("minio://mlpipeline/a/b", "s3://mlpipeline/a/b/logs"), ("gs://x/y/", "gs://x/y/logs")],
+)
+def test_tensorboard_is_given_a_place_that_it_can_read(tmp_path, uri, source):
+    task.link_tensorboard(uri, str(tmp_path / "metadata"))
+    (viewer,) = json.loads((tmp_path / "metadata").read_text())["outputs"]
+    assert viewer == {"type": "tensorboard", "source": source}
 
 
 def test_a_store_that_is_out_of_reach_is_told_too(tmp_path, capsys):

@@ -33,12 +33,12 @@ bigquery = st.builds(
 options = st.builds(
     RunOptions,
     events=paths,
-    items=paths,
+    items=st.none() | names,
     store=names,
     collect=st.builds(
         CollectOptions,
         views=paths, bigquery=st.none() | bigquery, look_back_days=st.integers(0, 9),
-        max_user_views=counts, event_name=names,
+        max_user_views=st.integers(2, 10**9), event_name=names,
         article_param=st.just("article_id"), region_param=st.just("region_id"),
     ),
     window_days=st.none() | some,
@@ -51,8 +51,9 @@ options = st.builds(
     ),
     train=st.builds(
         TrainOptions,
-        dimension=counts, hidden_units=st.lists(counts).map(tuple), dropout=st.just(0.3),
-        history_dropout=st.just(0.3), region_dropout=st.just(0.3), learning_rate=shares,
+        dimension=st.integers(4, 1024), hidden_units=st.lists(counts).map(tuple),
+        dropout=st.just(0.3), history_dropout=st.just(0.3), region_dropout=st.just(0.3),
+        learning_rate=st.floats(1e-6, 1),
         batch_size=st.none() | counts, max_train_seconds=some, max_epochs=counts,
         patience=st.just(4), seed=st.integers(),
     ),
