@@ -13,7 +13,10 @@ __all__ = ["UserTower"]
 
 
 class _Chance(keras.random.SeedGenerator):  # type: ignore[misc] # keras has no types
-    """Keeps the same state in all workers, as all variables are, and draws other seeds in each."""
+    """Keeps the same state in all workers, as all variables are, and draws other seeds in each.
+
+    The state is a variable, so a training goes on from a checkpoint as it would have gone on.
+    """
 
     def __init__(self, worker: int) -> None:
         super().__init__()
@@ -38,13 +41,12 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
         """`worker`: its place among those that learn together; each draws masks of its own."""
         super().__init__(name="user_tower")
         self.settings = settings
-        # Variables, so that a training goes on from a checkpoint as it would have gone on.
         self.dropping = _Chance(worker)
-        self.hiding = _Chance(worker)
         self.hidden = [
             keras.layers.Dense(units, activation="relu") for units in settings.hidden_units
         ]
         self.to_vector = keras.layers.Dense(settings.dimension, name="user_vector")
+        self.hiding = _Chance(worker)
         self._make_tables()
         self._build_layers()
         self.built = True
