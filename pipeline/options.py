@@ -115,8 +115,8 @@ class GateOptions:
     """The same below what the release in service had when it came, on other users of other days."""
     max_shrink: _Share = 0.2
     """Of the vocabulary below that of the release in service."""
-    min_recall: _Share = 0.99
-    """Of the 200 nearest articles that the index finds."""
+    min_recall: float = 0.99
+    """Of the 200 nearest articles that the index finds: the run's `recall_target`."""
     max_age_hours: Annotated[float, Field(gt=0)] | None = None
     """Of the newest event; None: any, for logs that are no longer written to."""
     publish_anyway: bool = False

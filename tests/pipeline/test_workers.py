@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from local_stack.processes import tied_to_this_process
 from pipeline.errors import TrainingError
@@ -73,6 +74,13 @@ def kill_after_a_round(processes: list[subprocess.Popen], checkpoints: Path) -> 
             process.communicate()
 
 
+def first_round_after_the_kill(logs: Path) -> int:
+    """Each start writes a file for TensorBoard; rounds are numbered through."""
+    _, after = sorted(logs.glob("events.out.tfevents.*"))
+    every = EventAccumulator(str(after), size_guidance={"tensors": 0})  # not a sample of ten
+    return every.Reload().Tensors("loss/validation")[0].step
+
+
 def test_two_that_were_killed_learn_what_one_learns_and_one_of_them_writes(tiny_run, tmp_path):
     killed = start_two(tiny_run, tmp_path)
     kill_after_a_round(killed, tmp_path / "trained" / "checkpoints")
@@ -85,6 +93,7 @@ def test_two_that_were_killed_learn_what_one_learns_and_one_of_them_writes(tiny_
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "".join(outputs)
     together = TrainedModel.load(tmp_path / "trained")
+    assert first_round_after_the_kill(together.logs) > 1  # they went on, and did not begin anew
     alone = train(tiny_run.result.prepared, PLAIN, tmp_path / "alone")
     for ours, theirs in zip(together.rounds, alone.rounds, strict=True):
         assert ours.epochs == theirs.epochs
