@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto docs images images-test lock
+.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto verify-deploy docs images images-test lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,17 @@ test-resume: $(INSTALLED) ## Kill the workflow in each step, repeat it, compare 
 
 images-test: $(INSTALLED) ## Build the images, bring the stack up by TLS, break it under load (needs root or Docker)
 	@$(BIN)/python -m tests.images
+
+# Programs that pip does not have: Debian's package prometheus, and Docker Compose.
+PROMTOOL ?= promtool
+COMPOSE ?= docker compose
+
+verify-deploy: $(INSTALLED) ## Alerts, images' and compose files (needs promtool and Docker Compose)
+	@command -v $(PROMTOOL) >/dev/null || { echo "no $(PROMTOOL): Debian's package prometheus has it" >&2; exit 1; }
+	$(BIN)/hadolint deploy/images/Dockerfile tf_serving/Dockerfile
+	$(COMPOSE) --file docker-compose.yml config --quiet
+	CERTS=. $(COMPOSE) $(addprefix --file ,docker-compose.yml deploy/compose/stand-in.yml deploy/compose/tls.yml) config --quiet
+	$(BIN)/python -m pytest tests/deploy
 
 chaos: $(INSTALLED) ## Break everything under load, and judge the answers (QUICK=1: a minute)
 	@$(BIN)/python -m tests.chaos
