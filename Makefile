@@ -110,7 +110,7 @@ verify-proto: $(INSTALLED) ## Fail when protos/gen is not what the protos genera
 docs: $(INSTALLED) ## Rewrite docs/settings.md from the settings classes
 	$(BIN)/python tools/document_settings.py
 
-IMAGES := recommender:recommender faiss-server:faiss-server,aws model-server:tf-serving pipeline:pipeline,aws,gcp,kubeflow
+IMAGES := recommender:recommender,tracing faiss-server:faiss-server,aws,tracing model-server:tf-serving,tracing pipeline:pipeline,aws,gcp,kubeflow
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --override requirements/overrides.txt --no-header --no-annotate --no-emit-package recsys-serving
 
 lock: $(INSTALLED) ## Compile requirements/all.txt and those of the images anew (needs uv on the PATH)

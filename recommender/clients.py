@@ -20,6 +20,7 @@ from service_runtime.errors import BackendUnavailableError, NotFoundError, Relea
 from service_runtime.status_codes import translated_errors
 from service_runtime.tf_serving_api import GET_MODEL_STATUS, PREDICT, array_of, tensor_of
 from service_runtime.tls import CallerTls
+from service_runtime.tracing import traced_call
 
 __all__ = ["FaissClient", "ModelClient"]
 
@@ -67,8 +68,11 @@ class ModelClient:
         request.inputs["history"].CopyFrom(tensor_of(histories))
         request.inputs["region"].CopyFrom(tensor_of(regions))
         try:
-            with translated_errors(f"model server {self.address}"):
-                response = await self._predict(request, timeout=timeout_seconds)
+            with (
+                traced_call("Predict", self.address) as metadata,
+                translated_errors(f"model server {self.address}"),
+            ):
+                response = await self._predict(request, timeout=timeout_seconds, metadata=metadata)
         except NotFoundError as error:  # TensorFlow Serving's word for it
             raise ReleaseNotHeldError(str(error)) from error
         _refuse_other_release(self.address, release, response.model_spec.version.value)
@@ -170,8 +174,11 @@ class FaissClient:
             excluded_ids=[ids.astype("<i8", copy=False).tobytes() for ids in excluded or ()],
             filters=[_filter_message(condition) for condition in filters],
         )
-        with translated_errors(f"faiss server {self.address}"):
-            response = await self._stub.Search(request, timeout=timeout_seconds)
+        with (
+            traced_call("Search", self.address) as metadata,
+            translated_errors(f"faiss server {self.address}"),
+        ):
+            response = await self._stub.Search(request, timeout=timeout_seconds, metadata=metadata)
         _refuse_other_release(self.address, release, response.release)
         try:
             return _rankings(response, len(vectors))

@@ -7,12 +7,16 @@ that came in the same turn of the event loop, and otherwise with the first answe
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from recommender.patience import Patience
 from service_runtime.admission import FastestLately
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import CallError, InvalidRequestError, OutOfTimeError
+from service_runtime.tracing import current, go_on_with
+
+if TYPE_CHECKING:
+    from service_runtime.opentelemetry_traces import Step
 
 __all__ = ["Batch", "Coalescer", "Window"]
 
@@ -70,6 +74,8 @@ class Batch(Generic[KeyT, ItemT, AnswerT]):
         self.items: list[ItemT] = []
         self.deadlines: list[Deadline] = []
         self.waiting: list[asyncio.Future[AnswerT]] = []
+        self.steps: list[Step] = []
+        """Of the callers that are traced."""
 
     def add(self, item: ItemT, deadline: Deadline) -> "asyncio.Future[AnswerT]":
         """Take one more; answer the future of its answer."""
@@ -77,6 +83,8 @@ class Batch(Generic[KeyT, ItemT, AnswerT]):
         self.items.append(item)
         self.deadlines.append(deadline)
         self.waiting.append(future)
+        if (step := current.get()) is not None:
+            self.steps.append(step)
         return future
 
     def without_those_gone(self) -> "Batch[KeyT, ItemT, AnswerT]":
@@ -84,6 +92,7 @@ class Batch(Generic[KeyT, ItemT, AnswerT]):
         if not any(future.done() for future in self.waiting):
             return self
         left: Batch[KeyT, ItemT, AnswerT] = Batch(self.key)
+        left.steps = self.steps
         rows = zip(self.items, self.deadlines, self.waiting, strict=True)
         for item, deadline, future in rows:
             if not future.done():
@@ -197,6 +206,7 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
         self._flush()
 
     async def _fly(self, batch: Batch[KeyT, ItemT, AnswerT]) -> None:
+        go_on_with(batch.steps)
         started = time.perf_counter()
         try:
             answers = await self._send(batch.key, batch.items, batch.deadlines)

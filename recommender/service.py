@@ -23,6 +23,7 @@ from recommender.tracker import Pin, ReleaseTracker
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import CallError, ReleaseNotHeldError
 from service_runtime.metrics import LATENCY_BUCKETS
+from service_runtime.tracing import begin_step
 
 __all__ = ["RecommenderService"]
 
@@ -194,17 +195,20 @@ class _StageTimes:
 
 
 class _Measured:
-    __slots__ = ("_stage", "_started", "_times")
+    __slots__ = ("_stage", "_started", "_step", "_times")
 
     def __init__(self, times: _StageTimes, stage: str) -> None:
         self._times = times
         self._stage = stage
 
     def __enter__(self) -> None:
+        self._step = begin_step(self._stage)
         self._started = time.perf_counter()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         self._times.add(self._stage, time.perf_counter() - self._started)
+        if self._step is not None:
+            self._step.end(error)
 
 
 class _Metrics:

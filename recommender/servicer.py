@@ -10,6 +10,7 @@ from recommender.domain import Candidates, FallbackReason, Source
 from recommender.requests import candidate_query, checked_user_id, checked_views
 from recommender.service import RecommenderService
 from service_runtime.deadlines import Deadline
+from service_runtime.tracing import annotate, current
 
 __all__ = ["RecommenderServicer"]
 
@@ -42,6 +43,8 @@ class RecommenderServicer(pb2_grpc.RecommenderServiceServicer):
         deadline = self._deadline(context)
         candidates = await self._service.candidates(candidate_query(request), deadline)
         context.set_trailing_metadata((("server-timing", _server_timing(candidates)),))
+        if current.get() is not None:
+            annotate(_attributes(candidates))
         return _response(candidates)
 
     async def RecordViews(  # noqa: N802, D102 - the contract says it
@@ -77,6 +80,17 @@ def _response(candidates: Candidates) -> pb2.GetCandidatesResponse:
         fallback_reason=_REASONS[candidates.fallback_reason],
         shorter_than_requested=candidates.shorter_than_requested,
     )
+
+
+def _attributes(candidates: Candidates) -> dict[str, str | int]:
+    """Answer what a trace says of an answer: neither whose it is nor which articles are in it."""
+    reason = candidates.fallback_reason
+    return {
+        "recsys.release": candidates.release,
+        "recsys.source": candidates.source.value,
+        "recsys.fallback_reason": "" if reason is None else reason.value,
+        "recsys.candidates": candidates.ranking.ids.size,
+    }
 
 
 def _server_timing(candidates: Candidates) -> str:

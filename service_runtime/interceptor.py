@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -19,6 +19,10 @@ from service_runtime.errors import (
 )
 from service_runtime.metrics import CallMetrics, MethodMetrics
 from service_runtime.status_codes import code_of
+from service_runtime.tracing import trace_id
+
+if TYPE_CHECKING:
+    from service_runtime.opentelemetry_traces import Step, Tracing
 
 __all__ = ["CallInterceptor"]
 
@@ -39,6 +43,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
     `status_methods` (`/package.Service/Method`) are not refused for load, but once notice is given.
     `leaf`: this server calls no other, so a late call says that it has too many of them.
+    `tracing` begins the traces; None: there are none.
     """
 
     def __init__(
@@ -49,9 +54,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         slow_call_seconds: float,
         status_methods: frozenset[str] = frozenset(),
         leaf: bool = True,
+        tracing: Tracing | None = None,
     ) -> None:
         self._metrics = metrics
         self._leaf = leaf
+        self._tracing = tracing
         self._limit = max_concurrent_calls
         self._slow_call_seconds = slow_call_seconds
         self._status_methods = status_methods
@@ -81,11 +88,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         limited = path not in self._status_methods
         made = _Method(
             path,
-            cast("UnaryHandler", handler.unary_unary),
-            handler.request_deserializer,
+            handler,
             self._metrics.of(service, method),
             limit=AdaptiveLimit(self._limit, leaf=self._leaf) if limited else None,
             slow_call_seconds=self._slow_call_seconds,
+            tracing=self._tracing,
         )
         self._methods.append(made)
         self._metrics.look_up(service, method, lambda: made.in_flight, made.limit)
@@ -115,21 +122,22 @@ class _Method:
     def __init__(
         self,
         path: str,
-        handler: UnaryHandler,
-        deserialize: Callable[[bytes], Any] | None,
+        handler: MethodHandler,
         metrics: MethodMetrics,
         *,
         limit: AdaptiveLimit | None,
         slow_call_seconds: float,
+        tracing: Tracing | None,
     ) -> None:
         self._path = path
-        self._handler = handler
+        self._tracing = tracing
+        self._handler = cast("UnaryHandler", handler.unary_unary)
         self._metrics = metrics
         self._limit = limit
         self._slow_call_seconds = slow_call_seconds
         self._in_flight = 0
         self._lag = LoopLag(lambda: self._in_flight, self._lower_limit)
-        self._deserialize = deserialize or (lambda request: request)
+        self._deserialize = handler.request_deserializer or (lambda request: request)
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -151,6 +159,8 @@ class _Method:
             self._metrics.observe(code_of(refusal).name, 0.0)
             await context.abort(code_of(refusal), str(refusal))
         self._enter()
+        if self._tracing is not None:
+            call.step = self._tracing.begin(self._path, context.invocation_metadata())
         try:
             response = await self._handler(self._parsed(request), context)
         except asyncio.CancelledError:
@@ -201,7 +211,7 @@ class _Method:
             code, message = code_of(error), str(error)
         else:
             # The text of an unforeseen exception is for us, not for callers.
-            logger.error("%s failed", self._path, exc_info=error)
+            logger.error("%s failed", self._path, exc_info=error, extra=_names_of(call))
             code, message = grpc.StatusCode.INTERNAL, "internal error; see the server's log"
         self._finish(code.name, call)
         await call.context.abort(code, message)
@@ -213,24 +223,19 @@ class _Method:
             if code == "OK":
                 self._limit.answered(seconds)
             self._limit.record(seconds, call.deadline_seconds, self._in_flight)
-        self._log(code, seconds, call.context)
+        self._log(code, seconds, call)
+        if call.step is not None:
+            call.step.end_call(code)
 
-    def _log(self, code: str, seconds: float, context: Context) -> None:
+    def _log(self, code: str, seconds: float, call: _Call) -> None:
         notable = code != "OK" or seconds >= self._slow_call_seconds
         level = logging.INFO if notable else logging.DEBUG
         if logger.isEnabledFor(level):
-            metadata = dict(context.invocation_metadata() or ())
-            logger.log(
-                level,
-                "%s %s %.1f ms",
-                self._path,
-                code,
-                seconds * 1000,
-                extra={"request_id": metadata.get("x-request-id")},
-            )
+            text = "%s %s %.1f ms"
+            logger.log(level, text, self._path, code, seconds * 1000, extra=_names_of(call))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     """One call that is being answered."""
 
@@ -238,3 +243,11 @@ class _Call:
     deadline_seconds: float | None
     """What was left to the caller's deadline when it arrived; None: it has none."""
     context: Context
+    step: Step | None = None
+    """Where the call is traced."""
+
+
+def _names_of(call: _Call) -> dict[str, str | bytes | None]:
+    """Answer what log lines are found by: the caller's name for the call, and the trace's."""
+    metadata = dict(call.context.invocation_metadata() or ())
+    return {"request_id": metadata.get("x-request-id"), "trace_id": trace_id()}

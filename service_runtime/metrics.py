@@ -103,6 +103,16 @@ class CallMetrics:
         self._follow(self._in_flight.labels(service, method), in_flight)
         self._follow(self._limit.labels(service, method), limit)
 
+    def busy_seconds(self, but: frozenset[str]) -> float:
+        """Answer the seconds that calls took so far, but those of methods `/service/method`."""
+        return sum(
+            sample.value
+            for metric in self._durations.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_sum")
+            and f"/{sample.labels['service']}/{sample.labels['method']}" not in but
+        )
+
     def _follow(self, gauge: Gauge, value: Callable[[], float]) -> None:
         if self._shared:
             self._looked_up.append((gauge, value))

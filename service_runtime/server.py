@@ -1,5 +1,7 @@
 """A gRPC server with health, reflection, metrics and an orderly end."""
 
+from __future__ import annotations  # Tracing is a name for the type checker only
+
 import asyncio
 import json
 import logging
@@ -8,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,11 +19,15 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from service_runtime.background import BackgroundTasks
+from service_runtime.cloudwatch import tell_calls_in_flight
 from service_runtime.errors import StartupError
 from service_runtime.interceptor import CallInterceptor
 from service_runtime.metrics import CallMetrics, metrics_endpoint
 from service_runtime.settings import ServerSettings
 from service_runtime.tls import server_credentials
+
+if TYPE_CHECKING:
+    from service_runtime.opentelemetry_traces import Tracing
 
 __all__ = ["RunningServer", "Services", "announce", "running_server", "taken_address"]
 
@@ -125,25 +131,32 @@ async def running_server(
     Raises StartupError when a port is taken or a certificate cannot be used.
     """
     metrics = CallMetrics(registry, shared=worker is not None)
+    tracing = _tracing(settings, services)
     interceptor = CallInterceptor(
         metrics,
         max_concurrent_calls=settings.max_concurrent_calls,
         slow_call_seconds=settings.slow_call_seconds,
         status_methods=services.status_methods,
         leaf=services.leaf,
+        tracing=tracing,
     )
     server = grpc.aio.server(
         interceptors=[interceptor], options=_options(settings, shares_port=worker is not None)
     )
     services.register(server)
     async with AsyncExitStack() as stack:
+        if tracing is not None:
+            # Last of all, when every call has ended; it may wait for the collector.
+            stack.push_async_callback(asyncio.to_thread, tracing.close)
+        background = await stack.enter_async_context(BackgroundTasks())
+        if settings.cloudwatch_metrics_seconds:
+            background.start(_tell_cloudwatch(settings, metrics, services.status_methods))
         metrics_port = 0
         if worker is None:
             metrics_port = stack.enter_context(
                 metrics_endpoint(settings.host, settings.metrics_port, registry)
             )
         else:
-            background = await stack.enter_async_context(BackgroundTasks())
             background.start(_publish(metrics))
         port = _bind(server, settings, settings.port if worker is None else worker.port)
         running = RunningServer(server, interceptor, services.names, port, metrics_port)
@@ -164,6 +177,31 @@ async def running_server(
         finally:
             logger.info("draining")
             await running.drain(settings.drain_notice_seconds, settings.drain_seconds)
+
+
+def _tracing(settings: ServerSettings, services: Services) -> Tracing | None:
+    if settings.traces_endpoint is None:
+        return None
+    try:
+        from service_runtime.opentelemetry_traces import Tracing  # noqa: PLC0415 - only when asked
+    except ImportError as error:
+        raise StartupError(
+            f"TRACES_ENDPOINT: {error.name} is missing; install recsys-serving[tracing]"
+        ) from error
+    # A trace begins where users' calls arrive: others would be without their beginning.
+    sample_ratio = 0.0 if services.leaf else settings.traces_sample_ratio
+    return Tracing(settings.traces_endpoint, settings.service_name, sample_ratio)
+
+
+async def _tell_cloudwatch(
+    settings: ServerSettings, metrics: CallMetrics, status_methods: frozenset[str]
+) -> None:
+    # Status calls grow with the number of recommenders, and not with the work.
+    await tell_calls_in_flight(
+        settings.service_name,
+        lambda: metrics.busy_seconds(status_methods),
+        settings.cloudwatch_metrics_seconds,
+    )
 
 
 async def _publish(metrics: CallMetrics) -> None:

@@ -53,6 +53,18 @@ class ServerSettings(BaseSettings):
     default_deadline_seconds: Seconds = Field(
         default=1.0, description="Time budget of a call whose caller set no deadline."
     )
+    traces_endpoint: str | None = Field(
+        default=None,
+        description="OTLP collector (gRPC) for traces, as http://host:4317; default: no traces.",
+    )
+    traces_sample_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.01,
+        description="Share of calls to trace of those whose callers leave it open (recommender).",
+    )
+    cloudwatch_metrics_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
+        default=0.0,
+        description="Calls in flight go to standard output for CloudWatch this often; 0: never.",
+    )
     max_connection_age_seconds: Seconds = Field(
         default=300.0, description="Connections are renewed this often, so that load spreads anew."
     )
@@ -63,6 +75,11 @@ class ServerSettings(BaseSettings):
     drain_seconds: Seconds = Field(
         default=10.0, description="How long calls in flight may go on after the notice."
     )
+
+    @property
+    def service_name(self) -> str:
+        """Answer what this server is called by those who watch it, such as `faiss-server`."""
+        return str(self.model_config.get("env_prefix")).strip("_").lower().replace("_", "-")
 
 
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)

@@ -13,6 +13,7 @@ from local_stack.stack import LocalStack
 from local_stack.views import UserViews, last_views
 from releases.layout import HISTORY_LENGTH, Part
 from releases.manifest import Manifest
+from tests.support.collector import Collector, collecting
 from tests.support.events import write_events, write_items
 
 
@@ -46,11 +47,26 @@ class Running:
     recommender: recommender_service_pb2_grpc.RecommenderServiceStub
     faiss: faiss_service_pb2_grpc.FaissServiceStub
     exact: ExactAnswers
+    collector: Collector
+    """Of the traces that callers begin; the stack begins none."""
+
+
+_TRACING = ("RECOMMENDER_", "FAISS_SERVER_", "TF_SERVING_")
 
 
 @pytest.fixture(scope="session")
 def running(learnt, tmp_path_factory) -> Iterator[Running]:
-    with LocalStack(tmp_path_factory.mktemp("stack"), str(learnt.store)) as stack:
+    with (
+        collecting() as collector,
+        LocalStack(
+            tmp_path_factory.mktemp("stack"),
+            str(learnt.store),
+            settings={
+                **{f"{server}TRACES_ENDPOINT": collector.endpoint for server in _TRACING},
+                "RECOMMENDER_TRACES_SAMPLE_RATIO": "0",
+            },
+        ) as stack,
+    ):
         stack.wait_until_serving()
         exact = ExactAnswers(
             stack.addresses["model-server"].target,
@@ -67,4 +83,5 @@ def running(learnt, tmp_path_factory) -> Iterator[Running]:
                 recommender_service_pb2_grpc.RecommenderServiceStub(recommender),
                 faiss_service_pb2_grpc.FaissServiceStub(faiss),
                 exact,
+                collector,
             )

@@ -18,6 +18,7 @@ from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from local_stack.calls import views_of
 from local_stack.stack import LocalStack
 from releases.layout import ARTICLE_IDS_FILE, Part
+from tests.support.collector import caller_context
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -37,6 +38,46 @@ def test_answers_equal_an_exact_search_with_the_same_user_vector(learnt, running
         expected = running.exact.candidates(user.article_ids[::-1], 200)
         overlaps.append(np.isin(expected, answer.article_ids).mean())
     assert np.mean(overlaps) >= 0.99
+
+
+def test_a_callers_trace_shows_every_server_and_stage(learnt, running):
+    trace_id, caller, header = caller_context(1)
+    answer = running.recommender.GetCandidates(
+        pb2.GetCandidatesRequest(user_id="t", recent_article_ids=[1000, 1001]),
+        timeout=5,
+        metadata=[header],
+    )
+    assert answer.source == pb2.SOURCE_PERSONALIZED
+    seen = {
+        (span.service, span.name): span.span for span in running.collector.trace(trace_id, spans=7)
+    }
+    below = {
+        ("recommender", "recsys.recommender.v1.RecommenderService/GetCandidates"): [
+            ("recommender", "user_vector"),
+            ("recommender", "search"),
+        ],
+        ("recommender", "user_vector"): [("recommender", "Predict")],
+        ("recommender", "search"): [("recommender", "Search")],
+        ("recommender", "Predict"): [
+            ("tf-serving", "tensorflow.serving.PredictionService/Predict")
+        ],
+        ("recommender", "Search"): [("faiss-server", "recsys.faiss.v1.FaissService/Search")],
+    }
+    (root, *_) = below
+    assert seen[root].parent_span_id.hex() == caller
+    assert len(seen) == 1 + sum(map(len, below.values()))
+    for above, names in below.items():
+        for name in names:
+            assert seen[name].parent_span_id == seen[above].span_id, name
+            # A step is within the one above it; the clock is the machine's.
+            assert seen[above].start_time_unix_nano <= seen[name].start_time_unix_nano
+            assert seen[name].end_time_unix_nano <= seen[above].end_time_unix_nano
+    (told,) = (span for span in running.collector.trace(trace_id) if span.name == root[1])
+    assert told.attributes["recsys.source"] == "PERSONALIZED"
+    assert told.attributes["recsys.release"] == learnt.manifest.release
+    assert told.attributes["recsys.candidates"] == 200
+    # Nothing was traced but what a caller asked for.
+    assert all(span.span.trace_id.hex() == trace_id for span in running.collector.all())
 
 
 def test_a_filter_holds_for_every_candidate(running):

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from recommender.coalescing import Coalescer, Window
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import BackendUnavailableError, InvalidRequestError, OutOfTimeError
+from service_runtime.opentelemetry_traces import Tracing
+from service_runtime.tracing import traced_call
+from tests.support.collector import caller_context, collecting
 
 
 class Backend:
@@ -209,3 +212,52 @@ def test_everybody_gets_the_answer_to_what_they_asked(asked, max_batch):
         assert max(sizes, default=0) <= max_batch
 
     asyncio.run(run())
+
+
+async def test_a_batch_is_a_step_of_its_first_traced_caller_with_links_to_the_others():
+    collected = {}
+
+    async def send(key, items, deadlines):
+        with traced_call("Search", "127.0.0.1:1") as metadata:
+            collected[tuple(items)] = metadata
+        return items
+
+    async def ask(coalescer, tracing, item, *metadata):
+        step = tracing.begin("/package.Service/Method", metadata)
+        try:
+            return await coalescer.ask("k", item, Deadline(5.0))
+        finally:
+            if step is not None:
+                step.end_call("OK")
+
+    with collecting() as collector:
+        tracing = Tracing(collector.endpoint, "test", sample_ratio=0.0)
+        first, second = (caller_context(number)[2] for number in (1, 2))
+        together = Coalescer(send, 8)
+        await asyncio.gather(
+            ask(together, tracing, 1),
+            ask(together, tracing, 2, first),
+            ask(together, tracing, 3, second),
+        )
+        # The second batch takes off when the first has landed: in the context of that one.
+        alone = Coalescer(send, 1)
+        await asyncio.gather(
+            *(ask(alone, tracing, item, *given) for item, given in ((4, [first]), (5, [])))
+        )
+        queueing = Coalescer(send, 2)
+        await asyncio.gather(
+            *(
+                ask(queueing, tracing, item, *([first] if item == 6 else []))
+                for item in range(6, 12)
+            )
+        )
+        tracing.close()
+    (batch,) = (seen.span for seen in collector.all() if seen.span.links)
+    assert batch.trace_id.hex() == caller_context(1)[0]
+    assert [link.trace_id.hex() for link in batch.links] == [caller_context(2)[0]]
+    assert collected[1, 2, 3] is not None
+    assert collected[4,] is not None
+    assert collected[5,] is None
+    assert [collected[pair] is not None for pair in ((6, 7), (8, 9), (10, 11))] == [
+        True, False, False,
+    ]  # fmt: skip

@@ -7,9 +7,9 @@ from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
 from service_runtime.errors import StartupError
 from service_runtime.tls import server_credentials
-from tests.service_runtime.test_server import Settings
 from tests.support.backends import ScriptedFaiss, ScriptedModel
 from tests.support.certificates import SERVER_NAME, Files
+from tests.support.servers import Settings
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import trustme
 
 from service_runtime.metrics import new_registry
 from service_runtime.server import Services, running_server
-from tests.service_runtime.test_server import Settings
 from tests.support.certificates import SERVER_NAME, Files
+from tests.support.servers import Settings
 
 NOTHING = Services(lambda _server: None, (), reflected=False)
 

@@ -5,30 +5,22 @@ import json
 import os
 import time
 import urllib.request
-from contextlib import asynccontextmanager
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from pydantic_settings import SettingsConfigDict
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
 from service_runtime import errors
 from service_runtime.deadlines import Deadline
 from service_runtime.metrics import new_registry
-from service_runtime.server import Services, running_server
-from service_runtime.settings import ServerSettings
 from service_runtime.status_codes import translated_errors
+from tests.support.servers import SERVICE, calling, serving
 
-SERVICE = "recsys.recommender.v1.RecommenderService"
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-class Settings(ServerSettings):
-    model_config = SettingsConfigDict(env_prefix="TEST_SERVER_")
 
 
 class Servicer(pb2_grpc.RecommenderServiceServicer):
@@ -51,24 +43,6 @@ class Servicer(pb2_grpc.RecommenderServiceServicer):
         if self.error is not None:
             raise self.error
         return pb2.GetHistoryResponse()
-
-
-@asynccontextmanager
-async def serving(servicer, registry=None, status_methods=frozenset(), **settings):
-    services = Services(
-        lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(servicer, server),
-        (SERVICE,),
-        status_methods,
-    )
-    chosen = Settings(**{"port": 0, "metrics_port": 0, "drain_notice_seconds": 0, **settings})
-    async with running_server(chosen, services, registry or new_registry()) as running:
-        yield running
-
-
-@asynccontextmanager
-async def calling(running):
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel:
-        yield pb2_grpc.RecommenderServiceStub(channel), health_pb2_grpc.HealthStub(channel)
 
 
 @pytest.mark.parametrize(

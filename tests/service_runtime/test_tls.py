@@ -14,8 +14,8 @@ from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.server import Services, running_server
 from service_runtime.tls import CallerTls
-from tests.service_runtime.test_server import Settings
 from tests.support.certificates import SERVER_NAME, Files
+from tests.support.servers import Settings
 
 NOTHING = Services(lambda _server: None, (), reflected=False)
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
