@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto verify-deploy docs images images-test lock
+.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto verify-deploy docs dashboards images images-test lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,7 @@ lint: $(INSTALLED) ## ruff, codespell, buf, hadolint
 	$(BIN)/codespell && $(BIN)/buf lint
 	$(BIN)/hadolint deploy/images/Dockerfile tf_serving/Dockerfile
 	$(BIN)/python tools/document_settings.py --check
+	$(BIN)/python -m tools.dashboards --check
 
 types: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy .
@@ -109,6 +110,9 @@ verify-proto: $(INSTALLED) ## Fail when protos/gen is not what the protos genera
 
 docs: $(INSTALLED) ## Rewrite docs/settings.md from the settings classes
 	$(BIN)/python tools/document_settings.py
+
+dashboards: $(INSTALLED) ## Rewrite deploy/grafana/dashboards from tools/dashboards and the runbook
+	$(BIN)/python -m tools.dashboards
 
 IMAGES := recommender:recommender,tracing faiss-server:faiss-server,aws,tracing model-server:tf-serving,tracing pipeline:pipeline,aws,gcp,kubeflow
 COMPILE := uv pip compile pyproject.toml --universal --python-version 3.11 --override requirements/overrides.txt --no-header --no-annotate --no-emit-package recsys-serving
