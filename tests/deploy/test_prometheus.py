@@ -1,31 +1,19 @@
 """Rules and alerts: sound, tested by promtool, and of metrics that the servers really have."""
 
 import re
-import shutil
-import subprocess
-from pathlib import Path
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
-from faiss_server.metrics import FaissServerMetrics
-from recommender.service import _Metrics
-from releases._metrics import SideCarMetrics
-from service_runtime.metrics import CallMetrics
-from tf_serving.metrics import ModelMetrics
+from tests.support.prometheus import (
+    PROMETHEUS,
+    RUNBOOK,
+    names_of_the_servers,
+    promtool,
+    recorded_names,
+)
 
-PROMETHEUS = Path("deploy/prometheus")
 ALERTS = PROMETHEUS / "rules" / "alerts.yml"
-RUNBOOK = Path("docs/operations.md")
-
-
-def promtool(*arguments: str) -> None:
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("no promtool; make verify-deploy insists on it (Debian's package prometheus)")
-    done = subprocess.run([tool, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_prometheus_takes_configuration_and_rules():
@@ -61,22 +49,9 @@ def test_each_alert_says_how_bad_it_is_and_where_to_read_on(alert):
     assert alert["alert"] in headings
 
 
-def names_of_the_servers() -> set[str]:
-    registries = [CollectorRegistry() for _ in range(5)]
-    CallMetrics(registries[0])
-    FaissServerMetrics(registries[1])
-    _Metrics(registries[2])
-    SideCarMetrics(registries[3])
-    ModelMetrics(registries[4], ("user_tower",))
-    names = {name for registry in registries for name in registry._names_to_collectors}
-    assert "recsys_rpc_duration_seconds_bucket" in names
-    return names
-
-
 def test_rules_name_metrics_that_there_are():
-    recorded = set(re.findall(r"record: (\S+)", (PROMETHEUS / "rules/recording.yml").read_text()))
-    known = names_of_the_servers()
+    known = names_of_the_servers() | recorded_names()
     for file in (PROMETHEUS / "rules").glob("*.yml"):
         for expression in re.findall(r"expr: (.*(?:\n {10,}.*)*)", file.read_text()):
             for name in re.findall(r"[\w:]*recsys[\w:]*", expression):
-                assert name in known | recorded, f"{file}: {name}"
+                assert name in known, f"{file}: {name}"

@@ -150,6 +150,7 @@ def number(figure: Figure) -> stat.Panel:
 def columns(figure: Figure, fields: Sequence[Column]) -> table.Panel:
     """Show what is now, one row for each series; fields that are not named are left out."""
     panel = _described(table.Panel(), figure)
+    panel.align(shown.FieldTextAlignment.AUTO).inspect(inspect=False)
     for query in figure.queries:
         panel.with_target(_query(query).instant().format(PromQueryFormat.TABLE))
     order = {each.field: at for at, each in enumerate(fields)}

@@ -290,7 +290,7 @@ def _servers() -> list[Panel]:
     cpu = Figure(
         title="CPU",
         about="Cores in use by instance. A recommender is one interpreter: at 1 it is full, and"
-        " late well before that; several workers are a line each. TensorFlow Serving does not tell.",
+        " late well before that; workers are a line each. Side-cars, TensorFlow Serving: unknown.",
         unit="suffix: cores",
         queries=[
             Query(
@@ -305,7 +305,7 @@ def _servers() -> list[Panel]:
     memory = Figure(
         title="Memory",
         about="Resident, by instance. A faiss server grows by an index while it holds two releases."
-        " TensorFlow Serving does not tell.",
+        " Side-cars, TensorFlow Serving: unknown.",
         unit="bytes",
         queries=[
             Query(
