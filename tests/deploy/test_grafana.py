@@ -74,7 +74,7 @@ def test_grafana_s_model_has_every_field_with_its_type(name):
 @pytest.mark.parametrize(
     "change",
     [
-        {"titel": "Serving"},
+        {"heading": "Serving"},
         {"refresh": 10},
         {"graphTooltip": 7},
         {"links": [{"title": "a", "type": "dashboard"}]},
@@ -179,7 +179,8 @@ def test_compose_mounts_what_grafana_is_told_of():
     grafana = services["grafana"]
     mounts = dict(volume.split(":")[:2] for volume in grafana["volumes"])
     there = {target: Path(source) for source, target in mounts.items()}
-    assert there["/etc/grafana/provisioning"] == GRAFANA / "provisioning"
+    for kind in GRAFANA.joinpath("provisioning").iterdir():
+        assert there[f"/etc/grafana/provisioning/{kind.name}"] == kind
     [provider] = yaml.safe_load(
         (GRAFANA / "provisioning" / "dashboards" / "recsys.yml").read_text()
     )["providers"]
