@@ -58,7 +58,7 @@ COMPOSE ?= docker compose
 verify-deploy: $(INSTALLED) ## Alerts, dashboards, images' and compose files (needs promtool and Docker Compose)
 	@command -v $(PROMTOOL) >/dev/null || { echo "no $(PROMTOOL): Debian's package prometheus has it" >&2; exit 1; }
 	$(BIN)/hadolint deploy/images/Dockerfile tf_serving/Dockerfile
-	$(COMPOSE) --file docker-compose.yml --profile '*' config --quiet
+	$(COMPOSE) --file docker-compose.yml --file deploy/compose/tracing.yml config --quiet
 	CERTS=. $(COMPOSE) $(addprefix --file ,docker-compose.yml deploy/compose/stand-in.yml deploy/compose/tls.yml) config --quiet
 	$(BIN)/python -m pytest tests/deploy
 

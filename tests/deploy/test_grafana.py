@@ -210,7 +210,9 @@ def test_the_collector_s_pipeline_has_the_parts_it_names():
     assert pipeline["processors"][0] == "memory_limiter"
     for kind in ("receivers", "processors"):
         assert set(pipeline[kind]) == set(told[kind])
-    service = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]["otel-collector"]
+    service = yaml.safe_load(Path("deploy/compose/tracing.yml").read_text())["services"][
+        "otel-collector"
+    ]
     wanted = set(re.findall(r"\$\{env:(\w+)\}", Path("deploy/otel/collector.yml").read_text()))
     assert wanted == set(service["environment"])
     assert service["environment"]["TRACES_EXPORTER"] == "${TRACES_EXPORTER:-debug}"

@@ -1,0 +1,65 @@
+"""The compose files, as far as no engine is needed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from faiss_server.config import FaissServerSettings
+from recommender.config import RecommenderSettings
+from service_runtime.settings import ServerSettings
+from tf_serving.config import TfServingSettings
+
+FILES = [Path("docker-compose.yml"), *sorted(Path("deploy/compose").glob("*.yml"))]
+SETTINGS: list[type[ServerSettings]] = [FaissServerSettings, RecommenderSettings, TfServingSettings]
+
+
+class Loader(yaml.SafeLoader):
+    """Knows Compose's tag for taking a value away."""
+
+
+Loader.add_constructor("!reset", lambda _loader, _node: None)
+
+
+def services(path: Path) -> dict[str, dict[str, Any]]:
+    return yaml.load(path.read_text(), Loader)["services"]
+
+
+def variables() -> Iterator[tuple[Path, str]]:
+    for path in FILES:
+        for service in services(path).values():
+            yield from ((path, name) for name in service.get("environment", {}))
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_servers_are_told_what_they_know(kind):
+    prefix = kind.model_config["env_prefix"]
+    known = {f"{prefix}{field}".upper() for field in kind.model_fields}
+    told = {(path, name) for path, name in variables() if name.startswith(prefix)}
+    assert told
+    assert {name for _, name in told} <= known
+
+
+def test_every_container_has_a_limit_time_to_end_and_no_more_rights_than_it_needs():
+    whole = {name: dict(service) for name, service in services(FILES[0]).items()}
+    whole |= {
+        name: service
+        for name, service in services(Path("deploy/compose/tracing.yml")).items()
+        if "image" in service
+    }
+    for name, service in whole.items():
+        assert "mem_limit" in service, name
+        if name in {"redis", "model-server"}:  # their images write, and are not ours
+            continue
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_nothing_is_published_beyond_this_machine():
+    for path in FILES:
+        for name, service in services(path).items():
+            for port in service.get("ports", []):
+                assert port.startswith("127.0.0.1:"), (path, name)
