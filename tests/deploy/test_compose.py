@@ -16,7 +16,7 @@ FILES = [Path("docker-compose.yml"), *sorted(Path("deploy/compose").glob("*.yml"
 SETTINGS: list[type[ServerSettings]] = [FaissServerSettings, RecommenderSettings, TfServingSettings]
 
 
-class Loader(yaml.SafeLoader):
+class Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
     """Knows Compose's tag for taking a value away."""
 
 
