@@ -8,11 +8,8 @@ from service_runtime.grpc_environment import prepare_grpc
 __all__ = ["main"]
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Run the server; answer the exit code."""
-    if arguments:
-        print("python -m faiss_server takes no arguments: set FAISS_SERVER_*", file=sys.stderr)
-        return 2
     # Read when faiss is imported; faiss.omp_set_num_threads does not reach other threads.
     os.environ["OMP_NUM_THREADS"] = "1"
     prepare_grpc()
@@ -25,4 +22,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from loadtest.errors import LoadTestError
 from loadtest.find_max import MaxRateSearch, keeps_budget
 from loadtest.measurement import Measurement, Tick, measure
-from loadtest.plan import LoadPlan, read_users
+from loadtest.plan import LoadPlan, TlsPaths, read_users
 from loadtest.report import label_of, report_measurements
 from local_stack.stack import SERVER_NAMES, read_address
 from reporting import print_report, write_report
@@ -44,6 +44,17 @@ Budget = Annotated[float, typer.Option(help="p99 in ms that --find-max holds.", 
 Deadline = Annotated[float, typer.Option(help="Of each call, in ms.", min=1)]
 Limit = Annotated[int, typer.Option(help="Articles asked for.", min=1, max=1000)]
 Seed = Annotated[int, typer.Option(help="Of arrivals and users.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        help="CA of the recommender's certificate, PEM: by TLS.", exists=True, dir_okay=False
+    ),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(help="Certificate to show to it, PEM.", exists=True, dir_okay=False)
+]
+TlsKey = Annotated[Path | None, typer.Option(help="Its key, PEM.", exists=True, dir_okay=False)]
+TlsName = Annotated[str | None, typer.Option(help="What its certificate is for, if not TARGET.")]
 Directory = Annotated[Path, typer.Option(help="For report.json and report.html.")]
 
 
@@ -67,12 +78,17 @@ def run(  # noqa: PLR0913, PLR0917 - the options of a command line
     deadline_ms: Deadline = 1000.0,
     limit: Limit = 200,
     seed: Seed = 1,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_name: TlsName = None,
     directory: Directory = Path("build/loadtest"),
 ) -> None:
     """Ask, print and write what came back; exit code 1 when nothing was answered."""
     base = LoadPlan(
-        target, read_users(users), duration, warmup, deadline_ms / 1000, seed, limit=limit
-    )
+        target, read_users(users), duration, warmup, deadline_ms / 1000, seed, limit=limit,
+        tls=_tls(tls_ca, tls_cert, tls_key, tls_name),
+    )  # fmt: skip
     plans = _plans(base, rate, clients)
     if not plans and not find_max:
         raise typer.BadParameter("give --rate, --clients or --find-max")
@@ -86,6 +102,18 @@ def run(  # noqa: PLR0913, PLR0917 - the options of a command line
     print(f"report: {directory / 'report.html'}")
     if not any(one.answered for one in asked.measurements):
         raise LoadTestError(f"{target} answered nothing: {dict(asked.measurements[0].codes)}")
+
+
+def _tls(ca: Path | None, cert: Path | None, key: Path | None, name: str | None) -> TlsPaths | None:
+    if ca is None:
+        if cert or key or name:
+            raise typer.BadParameter("--tls-cert, --tls-key and --tls-name need --tls-ca")
+        return None
+    if (cert is None) != (key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key: one needs the other")
+    return TlsPaths(
+        str(ca), None if cert is None else str(cert), None if key is None else str(key), name
+    )
 
 
 class _Asked:

@@ -11,7 +11,17 @@ from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
 from loadtest.errors import LoadTestError
 
-__all__ = ["LoadPlan", "arrivals", "read_users"]
+__all__ = ["LoadPlan", "TlsPaths", "arrivals", "read_users"]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsPaths:
+    """PEM files to speak TLS with, and the name in the recommender's certificate."""
+
+    ca: str
+    cert: str | None = None
+    key: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,7 @@ class LoadPlan:
     clients: int | None = None
     limit: int = 200
     exclude_viewed: bool = True
+    tls: TlsPaths | None = None
 
     def to_json(self) -> str:
         """Answer one line."""
@@ -37,7 +48,8 @@ class LoadPlan:
     def from_json(cls, line: str) -> Self:
         """Read what `to_json` wrote."""
         fields = json.loads(line)
-        return cls(**{**fields, "users": tuple(fields["users"])})
+        tls = None if fields["tls"] is None else TlsPaths(**fields["tls"])
+        return cls(**{**fields, "users": tuple(fields["users"]), "tls": tls})
 
     def requests(self) -> list[bytes]:
         """Answer a request for each user, as bytes: making them is no part of what is measured."""

@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -129,8 +130,19 @@ class Asker:
         }
 
 
+def _channel(plan: LoadPlan) -> grpc.aio.Channel:
+    if plan.tls is None:
+        return grpc.aio.insecure_channel(plan.target)
+    tls = plan.tls
+    ca, key, cert = (None if path is None else Path(path).read_bytes()
+                     for path in (tls.ca, tls.key, tls.cert))  # fmt: skip
+    options = [] if tls.name is None else [("grpc.ssl_target_name_override", tls.name)]
+    credentials = grpc.ssl_channel_credentials(ca, key, cert)
+    return grpc.aio.secure_channel(plan.target, credentials, options=options)
+
+
 async def _measure(plan: LoadPlan) -> dict[str, Any]:
-    async with grpc.aio.insecure_channel(plan.target) as channel:
+    async with _channel(plan) as channel:
         call: Call = channel.unary_unary(
             _METHOD, response_deserializer=pb2.GetCandidatesResponse.FromString
         )

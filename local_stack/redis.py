@@ -51,5 +51,7 @@ def _answers(port: int) -> bool:
     try:
         with redis.Redis(port=port, socket_connect_timeout=1) as client:
             return bool(client.ping())
+    except redis.exceptions.AuthenticationError:
+        return True  # it answers, though not to us
     except redis.exceptions.ConnectionError:
         return False

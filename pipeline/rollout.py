@@ -6,6 +6,7 @@ Publishing alone is enough, since servers watch the store; this is for those who
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -16,7 +17,7 @@ from pipeline.errors import GoldenError, RolloutError
 from releases.manifest import GoldenHistory, Manifest
 from releases.store import ReleaseStore
 
-__all__ = ["EcsRollout", "ecs_client", "replay_goldens", "roll_out"]
+__all__ = ["EcsRollout", "RecommenderTls", "ecs_client", "replay_goldens", "roll_out"]
 
 Tell = Callable[[str], object]
 """Hears one line for whoever watches."""
@@ -150,8 +151,35 @@ def _is_steady(described: Mapping[str, Any], deployment: str) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class RecommenderTls:
+    """PEM files to speak TLS with, and the name in the recommender's certificate."""
+
+    ca: Path
+    cert: Path | None = None
+    key: Path | None = None
+    name: str | None = None
+
+    def channel(self, address: str) -> grpc.Channel:
+        """Open a channel; raises RolloutError for a file that cannot be read."""
+        try:
+            ca, key, cert = (
+                None if file is None else file.read_bytes()
+                for file in (self.ca, self.key, self.cert)
+            )
+        except OSError as error:
+            raise RolloutError(f"{error.filename}: {error.strerror}") from error
+        options = [] if self.name is None else [("grpc.ssl_target_name_override", self.name)]
+        credentials = grpc.ssl_channel_credentials(ca, key, cert)
+        return grpc.secure_channel(address, credentials, options)
+
+
 def replay_goldens(
-    address: str, manifest: Manifest, seconds: float = 120.0, retry_seconds: float = 1.0
+    address: str,
+    manifest: Manifest,
+    seconds: float = 120.0,
+    retry_seconds: float = 1.0,
+    tls: RecommenderTls | None = None,
 ) -> None:
     """Ask the recommender at `address`, host:port, for what this release must answer.
 
@@ -160,7 +188,7 @@ def replay_goldens(
     when the recommender does not answer, which says nothing about the release.
     """
     end = time.monotonic() + seconds
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address) if tls is None else tls.channel(address) as channel:
         stub = RecommenderServiceStub(channel)
         for number, golden in enumerate(manifest.golden_histories):
             what = f"golden history {number} of release {manifest.release}"

@@ -4,7 +4,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from recommender.addresses import parse_targets
@@ -20,9 +20,13 @@ class RecommenderSettings(ServerSettings):
 
     port: Port = Field(default=50051, description="gRPC port; 0 takes a free one.")
     metrics_port: Port = Field(default=9101, description="Prometheus port; 0 takes a free one.")
-    redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0",
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
         description="redis://, rediss:// (with ?ssl_ca_certs=FILE) or unix://.",
+    )
+    redis_credentials_file: Path | None = Field(
+        default=None,
+        description="user:password in one line, for each new connection; then none in the URL.",
     )
     redis_cluster: bool = Field(
         default=False, description="Whether the URL is that of a node of a Redis Cluster."

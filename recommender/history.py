@@ -8,25 +8,18 @@ HISTORY_LENGTH members and expires.
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, Protocol, cast
 
-import redis.asyncio
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from recommender.breaker import CircuitBreaker
 from recommender.domain import HISTORY_LENGTH, View
+from recommender.redis_client import Client
 from service_runtime.errors import BackendUnavailableError, CallError
 
-__all__ = ["History", "RedisHistory", "connect_redis"]
+__all__ = ["History", "RedisHistory"]
 
 
-Client: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
-
-_MAX_CONNECTIONS: Final = 64
-_MAX_CLUSTER_CONNECTIONS: Final = 1024
-_CONNECT_SECONDS: Final = 0.5
 _FAIR_SECONDS: Final = 0.005
 
 
@@ -46,31 +39,6 @@ class History(Protocol):
     async def record(self, user_id: str, views: Sequence[View], timeout_seconds: float) -> None:
         """Add views: all or none; repeated and late ones change nothing they should not."""
         ...
-
-
-def connect_redis(url: str, *, cluster: bool = False) -> Client:
-    """Make a client; it connects at the first command.
-
-    Raises ValueError for a malformed URL. Commands are not retried by the client: the deadline
-    of the call decides, and a lost Redis steps the answer down. When all connections are busy a
-    command waits for one, within its call's deadline; a cluster's nodes have one for every call.
-    """
-    if cluster:
-        return redis.asyncio.RedisCluster.from_url(
-            url,
-            max_connections=_MAX_CLUSTER_CONNECTIONS,
-            socket_connect_timeout=_CONNECT_SECONDS,
-        )
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=_MAX_CONNECTIONS,
-        timeout=None,
-        socket_connect_timeout=_CONNECT_SECONDS,
-        # Each command has its caller's deadline; one of the client's own costs a task for each.
-        socket_timeout=None,
-        retry=Retry(NoBackoff(), 0),
-    )
-    return redis.asyncio.Redis.from_pool(pool)
 
 
 class RedisHistory:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
@@ -20,7 +21,8 @@ from recommender.backends import Retriever, UserTower
 from recommender.clients import FaissClient, ModelClient
 from recommender.config import RecommenderSettings
 from recommender.fleet import Fleet
-from recommender.history import RedisHistory, connect_redis
+from recommender.history import RedisHistory
+from recommender.redis_client import connect_redis, read_credentials
 from recommender.service import RecommenderService
 from recommender.servicer import RecommenderServicer
 from recommender.tracker import ReleaseTracker
@@ -108,12 +110,26 @@ async def _announce_first_pin(
 
 
 def _history(settings: RecommenderSettings, stack: AsyncExitStack) -> RedisHistory:
+    file = settings.redis_credentials_file
+    if file is not None:
+        _check(file)
     try:
-        client = connect_redis(settings.redis_url, cluster=settings.redis_cluster)
+        client = connect_redis(
+            settings.redis_url.get_secret_value(),
+            cluster=settings.redis_cluster,
+            credentials_file=file,
+        )
     except ValueError as error:
         raise StartupError(f"RECOMMENDER_REDIS_URL: {error}") from error
     stack.push_async_callback(client.aclose)
     return RedisHistory(client, settings.history_ttl_seconds)
+
+
+def _check(credentials_file: Path) -> None:
+    try:
+        read_credentials(credentials_file)
+    except (OSError, ValueError) as error:
+        raise StartupError(f"RECOMMENDER_REDIS_CREDENTIALS_FILE: {error}") from error
 
 
 def _fleets(

@@ -4,13 +4,13 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import uvloop
 
 from service_runtime.errors import StartupError
 from service_runtime.logs import configure_logging
-from service_runtime.settings import SettingsT, load_settings
+from service_runtime.settings import ServerSettings, SettingsT, describe, load_settings
 
 __all__ = ["run_process", "run_with", "settle_memory"]
 
@@ -23,12 +23,24 @@ def run_process(
     kind: type[SettingsT], serve: Callable[[SettingsT, asyncio.Event], Awaitable[None]]
 ) -> int:
     """Run `serve` with the settings of the environment, see `run_with`."""
+    if arguments := sys.argv[1:]:
+        return _explain(kind, arguments)
     try:
         settings = load_settings(kind)
     except StartupError as error:
         print(error, file=sys.stderr)
         return 1
     return run_with(settings, serve)
+
+
+def _explain(kind: type[ServerSettings], arguments: Sequence[str]) -> int:
+    """Answer `--help` with the settings, their meaning and defaults; refuse anything else."""
+    if set(arguments) <= {"-h", "--help"}:
+        print(f"Serves until SIGTERM. Settings are environment variables:\n\n{describe(kind)}")
+        return 0
+    prefix = kind.model_config.get("env_prefix")
+    print(f"{arguments[0]}: there are no arguments, set {prefix}*; see --help", file=sys.stderr)
+    return 2
 
 
 def run_with(

@@ -41,6 +41,9 @@ _OPTIONS = (
     ("grpc.max_send_message_length", 64 * _MIB),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Further calls of a connection wait with the caller. More than a server takes at once
+    # (max_concurrent_calls), so that what is too much is refused and does not wait.
+    ("grpc.max_concurrent_streams", 1024),
 )
 
 

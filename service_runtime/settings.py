@@ -3,14 +3,24 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service_runtime.errors import StartupError
 
-__all__ = ["Port", "Seconds", "ServerSettings", "SettingsT", "load_settings"]
+__all__ = [
+    "SHARED",
+    "Port",
+    "Seconds",
+    "ServerSettings",
+    "SettingsT",
+    "default_text",
+    "describe",
+    "load_settings",
+]
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -84,6 +94,9 @@ class ServerSettings(BaseSettings):
 
 SettingsT = TypeVar("SettingsT", bound=ServerSettings)
 
+SHARED: Final = frozenset(ServerSettings.model_fields)
+"""The names of the settings that all servers have."""
+
 
 def load_settings(kind: type[SettingsT]) -> SettingsT:
     """Read the environment.
@@ -96,9 +109,32 @@ def load_settings(kind: type[SettingsT]) -> SettingsT:
         return kind()
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        variable = prefix + str(first["loc"][0] if first["loc"] else "").upper()
-        given = "" if first["type"] == "missing" else f" (given: {first['input']!r})"
-        raise StartupError(f"{variable}: {first['msg']}{given}") from None
+        name = str(first["loc"][0] if first["loc"] else "")
+        secret = name in kind.model_fields and kind.model_fields[name].annotation is SecretStr
+        given = "" if secret or first["type"] == "missing" else f" (given: {first['input']!r})"
+        raise StartupError(f"{prefix}{name.upper()}: {first['msg']}{given}") from None
+
+
+def describe(kind: type[ServerSettings]) -> str:
+    """List the variables with meaning and default, the server's own first; nobody's values."""
+    prefix = str(kind.model_config.get("env_prefix"))
+    fields = sorted(kind.model_fields.items(), key=lambda item: item[0] in SHARED)
+    lines = []
+    for name, field in fields:
+        default = "" if field.default is None else f" [default: {default_text(field)}]"
+        lines.append(f"{prefix}{name.upper()}\n    {field.description}{default}")
+    return "\n".join(lines)
+
+
+def default_text(field: FieldInfo) -> str:
+    """Answer a setting's default as one would write it."""
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return "see there"
+    if isinstance(field.default, SecretStr):
+        return field.default.get_secret_value()
+    return "none" if field.default is None else str(field.default)
 
 
 def _refuse_unknown(prefix: str, known: set[str]) -> None:

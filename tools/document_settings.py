@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from faiss_server.config import FaissServerSettings
 from recommender.config import RecommenderSettings
-from service_runtime.settings import ServerSettings
+from service_runtime.settings import SHARED, ServerSettings, default_text
 from tf_serving.config import TfServingSettings
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
@@ -28,20 +28,16 @@ SERVERS: dict[str, type[ServerSettings]] = {
 def table(kind: type[ServerSettings]) -> str:
     """Lay out one server's settings as a Markdown table, its own before the shared ones."""
     prefix = str(kind.model_config.get("env_prefix"))
-    own_first = sorted(
-        kind.model_fields.items(), key=lambda field: field[0] in ServerSettings.model_fields
-    )
+    own_first = sorted(kind.model_fields.items(), key=lambda field: field[0] in SHARED)
     rows = [f"| `{prefix}{name.upper()}` | {default(f)} | {meaning(f)} |" for name, f in own_first]
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 
 
 def default(field: FieldInfo) -> str:
     """Show the default; required ones say so."""
-    if field.is_required():
-        return "required"
-    if field.default_factory is not None:
-        return "see there"
-    return "none" if field.default is None else f"`{field.default}`"
+    if field.is_required() or field.default is None or field.default_factory is not None:
+        return default_text(field)
+    return f"`{default_text(field)}`"
 
 
 def meaning(field: FieldInfo) -> str:

@@ -80,6 +80,18 @@ def test_a_callers_trace_shows_every_server_and_stage(learnt, running):
     assert all(span.span.trace_id.hex() == trace_id for span in running.collector.all())
 
 
+def test_servers_listen_on_their_two_ports_of_this_machine_and_nowhere_else(running):
+    for name, address in running.stack.addresses.items():
+        listening = {
+            (one.laddr.ip.removeprefix("::ffff:"), one.laddr.port)
+            for one in psutil.Process(address.pid).net_connections("inet")
+            if one.status == psutil.CONN_LISTEN
+        }
+        assert listening == {
+            ("127.0.0.1", address.port), ("127.0.0.1", address.metrics_port)
+        }, name  # fmt: skip
+
+
 def test_a_filter_holds_for_every_candidate(running):
     request = pb2.GetCandidatesRequest(user_id="f", recent_article_ids=[1000, 1001], limit=50)
     request.filters.add(attribute="category", operator=pb2.FILTER_OPERATOR_IN, values=[2])

@@ -4,6 +4,7 @@ Where no Docker answers it starts one through WITH_ENGINE, a program that runs a
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +28,8 @@ from tests.support.program import run_program
 _DIRECTORY: Final = Path("build") / "images-test"
 _WITH_ENGINE: Final = Path("..") / "shared" / "containers" / "with-engine.sh"
 _MOST_MB: Final = {"recommender": 100, "faiss-server": 130}
-_NAMES: Final = ("recommender", "faiss-server", "model-server", "localhost")
+_NAMES: Final = ("recommender", "faiss-server", "model-server", "redis", "localhost")
+_REDIS_USERS: Final = Path("deploy") / "redis" / "users.acl"
 _MB: Final = 1_000_000
 _LOOKED_AT_SECONDS: Final = 2.0
 
@@ -104,8 +107,18 @@ def _sizes() -> list[Figure]:
 def _certificates(folder: Path) -> Path:
     ca = trustme.CA()
     Files(folder).write(ca.issue_cert(*_NAMES), ca)
+    _write_redis_user(folder)
     _readable_by_all(folder)
     return folder
+
+
+def _write_redis_user(folder: Path) -> None:
+    password = secrets.token_urlsafe()
+    users = _REDIS_USERS.read_text().replace(
+        "REDIS_PASSWORD_SHA256", sha256(password.encode()).hexdigest()
+    )
+    (folder / "users.acl").write_text(users)
+    (folder / "redis-credentials").write_text(f"recommender:{password}\n")
 
 
 def _learnt(place: Path) -> Path:

@@ -19,6 +19,7 @@ from loadtest.find_max import MaxRateSearch, keeps_budget
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement, measure
 from loadtest.plan import LoadPlan, arrivals, read_users
+from tests.support.certificates import SERVER_NAME
 
 
 def plan_for(scripted, **changed) -> LoadPlan:
@@ -133,9 +134,21 @@ def test_the_command_writes_a_report(scripted, tmp_path):
     assert "p99 at 100/s" in done.stdout
 
 
+def test_the_command_speaks_tls_with_a_certificate_of_its_own(scripted, certificates, tmp_path):
+    done = run_command(
+        "--target", f"127.0.0.1:{scripted.tls_port}", "--users", "5", "--clients", "1",
+        "--duration", "0.3", "--warmup", "0", "--directory", str(tmp_path),
+        "--tls-ca", str(certificates.ca), "--tls-cert", str(certificates.certificate),
+        "--tls-key", str(certificates.key), "--tls-name", SERVER_NAME,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert scripted.users
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["--users", "5", "--rate", "5", "--tls-name", "n"], "--tls-name need --tls-ca"),
         (["--users", "nobody.txt", "--rate", "5"], "--users: nobody.txt is neither"),
         (["--users", "5"], "give --rate, --clients or"),
         (["--users", "5", "--rate", "-3"], "take positive numbers"),

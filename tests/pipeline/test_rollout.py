@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 from botocore.stub import Stubber  # type: ignore[import-untyped]
 from recsys.recommender.v1 import recommender_service_pb2 as messages
 from recsys.recommender.v1 import recommender_service_pb2_grpc as stubs
@@ -18,9 +19,10 @@ from typer.testing import CliRunner
 from pipeline import rollout_command
 from pipeline.__main__ import app
 from pipeline.errors import GoldenError, RolloutError
-from pipeline.rollout import EcsRollout, ecs_client, replay_goldens, roll_out
+from pipeline.rollout import EcsRollout, RecommenderTls, ecs_client, replay_goldens, roll_out
 from releases.publish import publish
 from releases.store import ReleaseStore
+from tests.support.certificates import SERVER_NAME, Files
 from tests.support.object_stores import ScriptedS3, s3_server
 from tests.support.releases import manifest_of, stage_files, tiny_files
 
@@ -392,6 +394,32 @@ async def test_the_command_exits_with_one_line(
     assert (failed.exit_code, failed.stdout) == (1, "")
     assert failed.stderr.splitlines()[-1].startswith("rollout: golden history 0 of release 8: 0%")
     assert failed.stderr.splitlines()[-1].endswith("and release 7 is in service again")
+
+
+async def test_goldens_are_asked_by_tls_with_a_certificate(
+    store: ReleaseStore, tmp_path: Path
+) -> None:
+    ca = trustme.CA()
+    files = Files(tmp_path / "certificates").write(ca.issue_cert(SERVER_NAME), ca)
+    scripted = ScriptedRecommender(answers={8: EXPECTED})
+    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+    stubs.add_RecommenderServiceServicer_to_server(scripted, server)
+    port = server.add_secure_port("127.0.0.1:0", files.server_credentials())
+    await server.start()
+
+    async def ask(tls: RecommenderTls | None) -> None:
+        address, manifest = f"127.0.0.1:{port}", store.manifest(8)
+        await asyncio.to_thread(replay_goldens, address, manifest, 0.0, 0.01, tls)
+
+    await ask(RecommenderTls(files.ca, files.certificate, files.key, SERVER_NAME))
+    assert len(scripted.asked) == 2
+    for without in (None, RecommenderTls(files.ca, name=SERVER_NAME)):
+        with pytest.raises(RolloutError, match="UNAVAILABLE"):
+            await ask(without)
+    with pytest.raises(RolloutError, match=r"missing\.pem: No such file"):
+        await ask(RecommenderTls(tmp_path / "missing.pem"))
+    assert len(scripted.asked) == 2
+    await server.stop(0)
 
 
 def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

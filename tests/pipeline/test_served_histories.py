@@ -9,7 +9,8 @@ from pipeline.options import PreprocessOptions
 from pipeline.preprocess import preprocess
 from pipeline.windows import history_windows
 from recommender.domain import View
-from recommender.history import RedisHistory, connect_redis
+from recommender.history import RedisHistory
+from recommender.redis_client import connect_redis
 from tests.support.collecting import collect
 
 # What Beam and TensorFlow Transform warn of is not of our making.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
-from recommender.history import connect_redis
+from recommender.redis_client import connect_redis
 from tests.support.backends import (
     POPULAR,
     REGION,
@@ -262,5 +262,5 @@ async def test_more_calls_than_the_limit_are_refused_and_health_is_not(start_rec
 
 
 async def test_a_malformed_redis_url_is_named(start_recommender):
-    with pytest.raises(ValueError, match="scheme"):
+    with pytest.raises(ValueError, match=r"^not redis://\[user:password@\]host"):
         connect_redis("http://127.0.0.1")

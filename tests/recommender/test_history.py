@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recommender.domain import HISTORY_LENGTH, View
-from recommender.history import RedisHistory, connect_redis
+from recommender.history import RedisHistory
+from recommender.redis_client import connect_redis
 
 users = (f"history-user-{number}" for number in count())
 

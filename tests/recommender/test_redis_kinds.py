@@ -4,17 +4,22 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import redis
 import trustme
 
+from local_stack.processes import Process
 from local_stack.redis import start_redis
 from recommender.domain import View
-from recommender.history import RedisHistory, connect_redis
+from recommender.history import RedisHistory
+from recommender.redis_client import connect_redis
 from service_runtime.errors import BackendUnavailableError
 
 SLOTS = 16384
+USERS = Path("deploy/redis/users.acl").read_text()
 
 
 async def records_and_reads(client) -> None:
@@ -40,6 +45,17 @@ def cluster_url(tmp_path) -> Iterator[str]:
 
 def is_up(node) -> bool:
     return b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO")
+
+
+async def test_the_user_of_the_deployment_needs_two_more_rights_for_a_cluster(cluster_url):
+    with redis.Redis.from_url(cluster_url) as node:
+        told = USERS.replace("REDIS_PASSWORD_SHA256", sha256(b"s").hexdigest()).splitlines()[-1]
+        _, user, *rules = told.split()
+        node.execute_command("ACL", "SETUSER", user, *rules, "+cluster|slots", "+command")
+        client = connect_redis(f"redis://{user}:s@{address(cluster_url)}", cluster=True)
+        await records_and_reads(client)
+        await client.aclose()
+        assert node.acl_log() == []
 
 
 async def test_a_history_lives_in_a_cluster(cluster_url):
@@ -69,6 +85,75 @@ async def tls_in_front_of(port: int, authority: trustme.CA) -> AsyncIterator[int
     server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
+
+
+@pytest.fixture
+def guarded(tmp_path) -> Iterator[tuple[Process, str]]:
+    """A server that knows the users of the deployment, and its URL."""
+    users = tmp_path / "users.acl"
+    told = USERS.replace("REDIS_PASSWORD_SHA256", sha256(b"s3/cret").hexdigest())
+    users.write_text(f"{told}user admin on nopass allkeys +@all\n")
+    process, url = start_redis(tmp_path, tmp_path / "redis.log", "--aclfile", str(users))
+    yield process, url
+    process.stop()
+
+
+def address(url: str) -> str:
+    return url.removeprefix("redis://")
+
+
+async def test_the_user_of_the_deployment_may_do_what_the_recommender_does_and_no_more(guarded):
+    _, url = guarded
+    client = connect_redis(f"redis://recommender:s3%2Fcret@{address(url)}")
+    await records_and_reads(client)
+    history = RedisHistory(client, ttl_seconds=60)
+    assert await history.article_ids(["user", "stranger"], 5) == [[2, 1], []]  # as a pipeline
+    with redis.Redis.from_url(f"redis://admin:x@{address(url)}") as admin:
+        assert admin.acl_log() == []  # nothing was asked that is not allowed
+    for command in (["GET", "other"], ["FLUSHALL"], ["CONFIG", "GET", "*"], ["KEYS", "*"],
+                    ["ZADD", "other", "1", "a"], ["DEL", "recsys:history:{user}"]):  # fmt: skip
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            await client.execute_command(*command)
+    await client.aclose()
+
+
+async def test_without_the_password_there_is_no_history(guarded):
+    _, url = guarded
+    for user in ("", "recommender:wrong@"):
+        client = connect_redis(f"redis://{user}{address(url)}")
+        with pytest.raises(BackendUnavailableError, match=r"(?i)auth|invalid username"):
+            await RedisHistory(client, 60).article_ids(["user"], 5)
+        await client.aclose()
+
+
+async def test_credentials_from_a_file_are_read_for_each_connection(guarded, tmp_path):
+    _, url = guarded
+    file = tmp_path / "credentials"
+    file.write_text("recommender:wrong\n")
+    client = connect_redis(url, credentials_file=file)
+    history = RedisHistory(client, ttl_seconds=60)
+    with pytest.raises(BackendUnavailableError, match=r"(?i)invalid username-password"):
+        await history.article_ids(["user"], 5)
+    file.write_text("recommender:s3/cret\n")
+    await records_and_reads(client)
+    file.write_text("recommender\n")  # what is connected stays
+    await records_and_reads(client)
+    await client.connection_pool.disconnect()
+    with pytest.raises(BackendUnavailableError, match=r"credentials: must be one line"):
+        await history.article_ids(["user"], 5)
+    await client.aclose()
+    with pytest.raises(ValueError, match="beside REDIS_CREDENTIALS_FILE"):
+        connect_redis(f"redis://u:p@{address(url)}", credentials_file=file)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://user:s3/cret@h:1/0", "redis://user:s3cret@h:port", "rdis://user:s3cret@h"]
+)
+def test_a_malformed_url_is_refused_without_its_password(url):
+    with pytest.raises(ValueError, match=r"^not redis://") as told:
+        connect_redis(url)
+    assert "cret" not in str(told.value)
+    assert told.value.__suppress_context__
 
 
 async def test_a_history_travels_over_tls(shared_redis, tmp_path):

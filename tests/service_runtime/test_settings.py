@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from service_runtime.errors import StartupError
@@ -67,3 +68,40 @@ def test_a_server_with_a_wrong_setting_ends_with_one_line(monkeypatch):
     assert ended.returncode == 1
     assert ended.stderr.startswith("RECOMMENDER_FAISS_SERVERS: ")
     assert ended.stderr.count("\n") == 1
+
+
+class Secretive(Settings):
+    password: SecretStr = Field(min_length=8)
+
+
+@pytest.mark.parametrize("module", ["recommender", "faiss_server", "tf_serving"])
+def test_help_tells_settings_and_nobodys_values(module, monkeypatch):
+    prefix = f"{module.upper()}_"
+    monkeypatch.setenv("RECOMMENDER_REDIS_URL", "redis://u:s3cret@h")
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert f"{prefix}TRACES_ENDPOINT\n" in done.stdout
+    assert f"{prefix}HOST\n    Address to listen on" in done.stdout
+    assert "s3cret" not in done.stdout + done.stderr
+
+
+def test_an_argument_is_refused():
+    done = subprocess.run(
+        [sys.executable, "-m", "recommender", "--port=1"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "--port=1: there are no arguments, set RECOMMENDER_*; see --help\n"
+
+
+def test_a_secret_is_in_no_message(monkeypatch):
+    with pytest.raises(StartupError, match=r"^SOME_SERVER_PASSWORD: Field required$"):
+        load_settings(Secretive)
+    monkeypatch.setenv("SOME_SERVER_PASSWORD", "s3cr3t")
+    with pytest.raises(StartupError, match=r"^SOME_SERVER_PASSWORD: .* at least 8 ") as told:
+        load_settings(Secretive)
+    assert "s3cr3t" not in str(told.value)
+    monkeypatch.setenv("SOME_SERVER_PASSWORD", "s3cret-enough")
+    assert "s3cret" not in repr(load_settings(Secretive))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import trustme
 
 from service_runtime.tls import CallerTls, TlsFiles
@@ -40,6 +41,11 @@ class Files:
             partial.write_bytes(data)
             partial.replace(path)
         return self
+
+    def server_credentials(self) -> grpc.ServerCredentials:
+        """What a server listens with that wants a certificate of its callers too."""
+        pair = (self.key.read_bytes(), self.certificate.read_bytes())
+        return grpc.ssl_server_credentials([pair], self.ca.read_bytes(), require_client_auth=True)
 
     def caller(self, *, shows: bool = True, name: str = SERVER_NAME) -> CallerTls:
         shown = TlsFiles(self.certificate, self.key, self.ca) if shows else TlsFiles(ca=self.ca)
