@@ -55,9 +55,10 @@ images-test: $(INSTALLED) ## Build the images, bring the stack up by TLS, break 
 PROMTOOL ?= promtool
 COMPOSE ?= docker compose
 
-verify-deploy: $(INSTALLED) ## Alerts, dashboards, images' and compose files (needs promtool and Docker Compose)
+verify-deploy: $(INSTALLED) ## Alerts, dashboards, files of images, compose and ECS (needs promtool and Docker Compose)
 	@command -v $(PROMTOOL) >/dev/null || { echo "no $(PROMTOOL): Debian's package prometheus has it" >&2; exit 1; }
 	$(BIN)/hadolint deploy/images/Dockerfile tf_serving/Dockerfile
+	$(BIN)/cfn-lint deploy/ecs/*.yml
 	$(COMPOSE) --file docker-compose.yml --file deploy/compose/tracing.yml config --quiet
 	CERTS=. $(COMPOSE) $(addprefix --file ,docker-compose.yml deploy/compose/stand-in.yml deploy/compose/tls.yml) config --quiet
 	$(BIN)/python -m pytest tests/deploy
@@ -86,10 +87,11 @@ images: ## Our container images, recsys-*
 	        --build-arg REVISION=$$(git rev-parse HEAD) --tag recsys-$$image . || exit 1; \
 	done
 
-lint: $(INSTALLED) ## ruff, codespell, buf, hadolint
+lint: $(INSTALLED) ## ruff, codespell, buf, hadolint, cfn-lint
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/codespell && $(BIN)/buf lint
 	$(BIN)/hadolint deploy/images/Dockerfile tf_serving/Dockerfile
+	$(BIN)/cfn-lint deploy/ecs/*.yml
 	$(BIN)/python tools/document_settings.py --check
 	$(BIN)/python -m tools.dashboards --check
 

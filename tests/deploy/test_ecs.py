@@ -1,0 +1,445 @@
+"""The servers on ECS: they scale, drain, are watched, and are told nothing they do not know."""
+
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from faiss_server.config import FaissServerSettings
+from pipeline.rollout_command import rollout_command
+from recommender.addresses import parse_targets
+from recommender.config import RecommenderSettings
+from service_runtime.settings import ServerSettings, load_settings
+from tests.support.cloudformation import ECS, ENVIRONMENTS, every, platform, serving
+
+SERVICES = ("ModelServer", "FaissServer", "Recommender")
+OURS: dict[str, type[ServerSettings]] = {
+    "Recommender": RecommenderSettings,
+    "FaissServer": FaissServerSettings,
+}
+"""Services whose server is ours, with its settings."""
+SPARE_SECONDS = 10
+"""From the end of the drain until a process must be gone."""
+
+stack = serving()
+
+
+def service(name: str) -> dict:
+    return stack.one(name)
+
+
+def containers(name: str) -> dict[str, dict]:
+    """Of a service's tasks, by their names."""
+    return {each["Name"]: each for each in stack.one(f"{name}Task")["ContainerDefinitions"]}
+
+
+def server(name: str) -> dict:
+    """Answer the container that answers calls."""
+    return containers(name)[service(name)["ServiceName"]]
+
+
+def all_containers() -> list[tuple[str, dict]]:
+    return [(name, container) for name in SERVICES for container in containers(name).values()]
+
+
+def environment(container: dict) -> dict[str, str]:
+    return {each["Name"]: each["Value"] for each in container.get("Environment", [])}
+
+
+each_service = pytest.mark.parametrize("name", SERVICES)
+each_container = pytest.mark.parametrize(
+    ("name", "container"), all_containers(), ids=lambda value: str(value)[:9]
+)
+
+
+def test_these_are_all_services():
+    assert set(stack.of_type("AWS::ECS::Service")) == set(SERVICES)
+    assert len(stack.of_type("AWS::ECS::TaskDefinition")) == len(SERVICES)
+
+
+def test_lint_has_no_word_against_the_templates():
+    files = sorted(map(str, ECS.glob("*.yml")))
+    assert len(files) == 2
+    command = [str(Path(sys.executable).with_name("cfn-lint")), *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# Scaling
+
+
+def policies(name: str) -> dict[str, dict]:
+    """Target tracking of a service, by the name of the policy."""
+    return {
+        policy["PolicyName"]: policy["TargetTrackingScalingPolicyConfiguration"]
+        for policy in stack.of_type("AWS::ApplicationAutoScaling::ScalingPolicy").values()
+        if policy["ScalingTargetId"] == f"{name}Scaling"
+    }
+
+
+@each_service
+@pytest.mark.parametrize("where", ENVIRONMENTS)
+def test_each_service_scales_from_two_tasks_on(name, where):
+    target = serving(where).one(f"{name}Scaling")
+    cluster, of = service(name)["Cluster"], service(name)["ServiceName"]
+    assert target["ResourceId"] == f"service/{cluster.replace('production', where)}/{of}"
+    assert target["ScalableDimension"] == "ecs:service:DesiredCount"
+    assert 2 <= target["MinCapacity"] < target["MaxCapacity"]
+
+
+@each_service
+def test_each_service_scales_by_cpu_and_ours_by_calls_in_flight_too(name):
+    found = policies(name)
+    assert found["cpu"]["PredefinedMetricSpecification"] == {
+        "PredefinedMetricType": "ECSServiceAverageCPUUtilization"
+    }
+    assert 0 < found["cpu"]["TargetValue"] < 50
+    if name in OURS:
+        assert found["calls-in-flight"]["CustomizedMetricSpecification"] == {
+            "Namespace": "Recsys",
+            "MetricName": "CallsInFlight",
+            "Dimensions": [{"Name": "Service", "Value": service(name)["ServiceName"]}],
+            "Statistic": "Average",
+        }
+    assert set(found) == ({"cpu", "calls-in-flight"} if name in OURS else {"cpu"})
+
+
+@each_service
+def test_tasks_come_quickly_and_go_slowly(name):
+    for policy in policies(name).values():
+        assert policy["ScaleOutCooldown"] < grace_seconds(name)
+        assert policy["ScaleInCooldown"] >= 600
+        assert policy["DisableScaleIn"] is False
+
+
+def grace_seconds(name: str) -> int:
+    """For how long a new task may be unhealthy."""
+    return service(name).get("HealthCheckGracePeriodSeconds") or int(
+        server(name)["HealthCheck"]["StartPeriod"]
+    )
+
+
+@each_service
+def test_a_deployment_leaves_the_number_of_tasks_to_the_scaling(name):
+    assert "DesiredCount" not in service(name)
+
+
+@each_service
+@pytest.mark.parametrize("where", ENVIRONMENTS)
+def test_dns_tells_all_addresses_of_a_backend(name, where):
+    discovery = stack.one(f"{name}Name")
+    assert discovery["Name"] == service(name)["ServiceName"]
+    assert discovery["DnsConfig"]["RoutingPolicy"] == "MULTIVALUE"
+    (record,) = discovery["DnsConfig"]["DnsRecords"]
+    assert record["Type"] == "A"
+    assert record["TTL"] <= 5
+    assert service(name)["ServiceRegistries"] == [{"RegistryArn": f"{name}Name.Arn"}]
+    if name != "Recommender":  # callers reach those by the load balancer
+        assert serving(where).one(f"{name}Scaling")["MaxCapacity"] <= 8
+        assert stack.template["Parameters"][f"{name}Max"]["MaxValue"] == 8
+
+
+# Starting, draining, health
+
+
+def settings(name: str, monkeypatch: pytest.MonkeyPatch) -> typing.Any:
+    """Read the environment of a container as its server does."""
+    kind = OURS[name]
+    prefix = str(kind.model_config["env_prefix"])
+    given = image_environment(server(name)) | environment(server(name))
+    given |= {secret["Name"]: "redis://secret" for secret in server(name).get("Secrets", [])}
+    if "cloudwatch_metrics_seconds" not in kind.model_fields:
+        given.pop(f"{prefix}CLOUDWATCH_METRICS_SECONDS")
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    return load_settings(kind)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_settings_are_known_to_the_servers(name, monkeypatch):
+    prefix = str(OURS[name].model_config["env_prefix"])
+    assert environment(server(name))[f"{prefix}CLOUDWATCH_METRICS_SECONDS"] == "10"
+    read = settings(name, monkeypatch)
+    assert read.host == "0.0.0.0"
+    assert {read.port, read.metrics_port} == {
+        port["ContainerPort"] for port in server(name)["PortMappings"]
+    }
+
+
+def test_recommenders_ask_the_names_that_there_are(monkeypatch):
+    read = settings("Recommender", monkeypatch)
+    space = stack.one("Names")["Name"]
+    for text, name in ((read.model_servers, "ModelServer"), (read.faiss_servers, "FaissServer")):
+        (target,) = parse_targets(text)
+        assert target.host == f"{stack.one(f'{name}Name')['Name']}.{space}"
+        ports = {port["ContainerPort"] for port in server(name)["PortMappings"]}
+        assert target.port in ports
+
+
+def test_servers_and_side_car_follow_the_same_store(monkeypatch):
+    store = platform().outputs()["StoreUrl"]
+    assert settings("FaissServer", monkeypatch).store == store
+    assert environment(containers("ModelServer")["model-pull"])["RELEASES_STORE"] == store
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_there_is_time_for_notice_and_drain(name, monkeypatch):
+    read = settings(name, monkeypatch)
+    needed = read.drain_notice_seconds + read.drain_seconds + SPARE_SECONDS
+    assert server(name)["StopTimeout"] >= needed
+    assert read.drain_seconds > read.default_deadline_seconds
+
+
+def test_the_load_balancer_lets_go_before_a_recommender_does(monkeypatch):
+    read = settings("Recommender", monkeypatch)
+    delay = int(target_attributes()["deregistration_delay.timeout_seconds"])
+    assert read.default_deadline_seconds < delay
+    assert delay <= read.drain_notice_seconds + read.drain_seconds
+
+
+def target_attributes() -> dict[str, str]:
+    attributes = stack.one("Recommenders")["TargetGroupAttributes"]
+    return {each["Key"]: each["Value"] for each in attributes}
+
+
+@each_service
+def test_the_gate_opens_when_healthy_and_ends_first(name, monkeypatch):
+    gate = containers(name)["gate"]
+    assert gate["DependsOn"] == [
+        {"ContainerName": service(name)["ServiceName"], "Condition": "HEALTHY"}
+    ]
+    assert gate["Essential"] is False
+    # As the first process of its container, without a handler, it does not hear SIGTERM.
+    assert gate["Command"] == ["sleep", "infinity"]
+    assert gate["LinuxParameters"]["InitProcessEnabled"] is False
+    (record,) = stack.one(f"{name}Name")["DnsConfig"]["DnsRecords"]
+    resolve = settings("Recommender", monkeypatch).resolve_seconds
+    assert gate["StopTimeout"] > record["TTL"] + resolve
+
+
+@each_container
+def test_each_container_that_answers_is_asked_for_its_health(name, container):
+    if container["Name"] == "gate":
+        return
+    check = container["HealthCheck"]
+    assert check["Command"][0] == "CMD"
+    assert check["Timeout"] < check["Interval"]
+    assert container["Essential"] is True
+    if name in OURS:
+        assert check["Command"] == health_command()
+        assert "HEALTH_PROBE_ADDRESS" in image_environment(container)
+
+
+def test_the_model_server_starts_once_there_is_a_model():
+    wanted = [{"ContainerName": "model-pull", "Condition": "HEALTHY"}]
+    assert server("ModelServer")["DependsOn"] == wanted
+    compose = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]["model-pull"]
+    pull = containers("ModelServer")["model-pull"]
+    assert pull["HealthCheck"]["Command"] == compose["healthcheck"]["test"]
+    assert shlex.join(pull["Command"]).startswith("python -m releases pull --watch 1 ")
+    assert compose["command"][:4] == pull["Command"][:4]
+
+
+def test_the_load_balancer_speaks_grpc_by_tls_and_asks_for_health():
+    group = stack.one("Recommenders")
+    assert group["ProtocolVersion"] == "GRPC"
+    assert group["HealthCheckPath"] == "/grpc.health.v1.Health/Check"
+    assert group["Matcher"] == {"GrpcCode": "0"}
+    assert group["HealthCheckTimeoutSeconds"] < group["HealthCheckIntervalSeconds"]
+    listener = stack.one("Listener")
+    assert listener["Protocol"] == "HTTPS"
+    assert listener["Certificates"] == [{"CertificateArn": stack.parameters["CertificateArn"]}]
+    assert stack.one("LoadBalancer")["Scheme"] == "internal"
+    (balanced,) = service("Recommender")["LoadBalancers"]
+    assert balanced["TargetGroupArn"] == "Recommenders"
+    assert balanced["ContainerName"] == "recommender"
+    assert balanced["ContainerPort"] == group["Port"]
+    assert service("Recommender")["HealthCheckGracePeriodSeconds"] > 0
+
+
+@each_service
+def test_a_bad_deployment_is_brought_back_and_nobody_misses_a_task_of_a_good_one(name):
+    configuration = service(name)["DeploymentConfiguration"]
+    assert configuration["DeploymentCircuitBreaker"] == {"Enable": True, "Rollback": True}
+    assert configuration["MinimumHealthyPercent"] == 100
+    assert configuration["MaximumPercent"] > 100
+
+
+def test_recommenders_come_after_what_they_need():
+    needed = stack.template["Resources"]["Recommender"]["DependsOn"]
+    assert set(needed) == {"Listener", "ModelServer", "FaissServer"}
+
+
+# Containers
+
+
+def stages() -> dict[str, list[str]]:
+    """Answer the lines of each stage of our Dockerfile."""
+    text = Path("deploy/images/Dockerfile").read_text().replace("\\\n", " ")
+    parts = re.split(r"^FROM \S+ AS (\S+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], map(str.splitlines, parts[2::2]), strict=True))
+
+
+def lines_of(container: dict) -> list[str]:
+    image = re.fullmatch(r".+/recsys-([\w-]+):[\w.-]+", container["Image"])
+    assert image is not None
+    return stages()["runtime"] + stages()[image[1]]
+
+
+def image_environment(container: dict) -> dict[str, str]:
+    settings = [line.split()[1:] for line in lines_of(container) if line.startswith("ENV ")]
+    pairs = [pair.split("=", 1) for pairs in settings for pair in pairs]
+    return {name: value for name, value in pairs if name != "PATH"}
+
+
+def health_command() -> list[str]:
+    (line,) = [line for line in stages()["runtime"] if line.startswith("HEALTHCHECK ")]
+    return ["CMD", *yaml.safe_load(line.partition("CMD ")[2])]
+
+
+@each_container
+def test_containers_can_do_little(name, container):
+    assert container["ReadonlyRootFilesystem"] is True
+    assert container["LinuxParameters"]["Capabilities"] == {"Drop": ["ALL"]}
+    assert container.get("Privileged", False) is False
+    assert container["User"] not in {"", "0", "root", "0:0"}
+    file = Path("tf_serving/Dockerfile").read_text().splitlines()
+    official = container["Image"].partition("/")[2].startswith("recsys-tensorflow-serving:")
+    users = [line for line in (file if official else lines_of(container)) if line[:5] == "USER "]
+    assert users == [f"USER {container['User']}"]
+    (limit,) = container["Ulimits"]
+    assert limit["Name"] == "nofile"
+
+
+@each_container
+def test_what_is_written_is_written_to_volumes_that_the_image_gives_to_its_user(name, container):
+    volumes = {volume["Name"] for volume in stack.one(f"{name}Task").get("Volumes", [])}
+    for mount in container.get("MountPoints", []):
+        assert mount["SourceVolume"] in volumes
+        if not mount["ReadOnly"]:
+            text = "\n".join(lines_of(container))
+            assert f'"{mount["ContainerPath"]}"' in text.partition("\nVOLUME ")[2]
+            assert re.search(rf"install .*owner=recsys.* {mount['ContainerPath']}\b", text)
+
+
+@each_container
+def test_logs_go_to_the_services_own_group(name, container):
+    logs = container["LogConfiguration"]
+    assert logs["LogDriver"] == "awslogs"
+    assert logs["Options"]["awslogs-group"] == f"{name}Log"
+    assert logs["Options"]["awslogs-stream-prefix"] == container["Name"]
+    assert logs["Options"]["mode"] == "non-blocking"
+    assert stack.one(f"{name}Log")["RetentionInDays"] in {7, 14, 30, 60, 90}
+
+
+@each_container
+def test_no_secret_is_in_plain_environment(name, container):
+    for variable, value in environment(container).items():
+        assert not re.search(r"PASSWORD|SECRET|TOKEN|REDIS_URL|ACCESS_KEY", variable)
+        assert not re.search(r"://[^/]*:[^/]*@|resolve:", value)
+    secrets = container.get("Secrets", [])
+    assert secrets == (
+        [{"Name": "RECOMMENDER_REDIS_URL", "ValueFrom": "RedisUrl"}]
+        if (name, container["Name"]) == ("Recommender", "recommender")
+        else []
+    )
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_tasks_are_in_private_subnets_of_two_zones(name):
+    network = service(name)["NetworkConfiguration"]["AwsvpcConfiguration"]
+    assert network["AssignPublicIp"] == "DISABLED"
+    assert network["Subnets"] == ["SubnetA", "SubnetB"]
+    below = platform()
+    zones = {subnet["AvailabilityZone"] for subnet in below.of_type("AWS::EC2::Subnet").values()}
+    assert len(zones) == 2
+    kinds = {resource["Type"] for resource in below.template["Resources"].values()}
+    assert not kinds & {"AWS::EC2::InternetGateway", "AWS::EC2::NatGateway"}
+
+
+# Alarms
+
+
+def alarms() -> dict[str, dict]:
+    return {
+        **stack.of_type("AWS::CloudWatch::Alarm"),
+        **platform().of_type("AWS::CloudWatch::Alarm"),
+    }
+
+
+@pytest.mark.parametrize("alarm", alarms())
+def test_each_alarm_notifies_the_topic_and_says_what_it_means(alarm):
+    assert alarms()[alarm]["AlarmActions"] == ["Alarms"]
+    assert alarms()[alarm]["OKActions"] == ["Alarms"]
+    assert len(alarms()[alarm]["AlarmDescription"]) > 30
+
+
+def metrics_of(alarm: str) -> set[str]:
+    found = every(alarms()[alarm])
+    return {each["MetricName"] for each in found if isinstance(each, dict) and "MetricName" in each}
+
+
+@each_service
+def test_each_service_is_watched(name):
+    assert metrics_of(f"{name}TasksMissing") == {"DesiredTaskCount", "RunningTaskCount"}
+    assert metrics_of(f"{name}AtItsMaximum") == {"RunningTaskCount", "CPUUtilization"}
+    short, *_ = alarms()[f"{name}AtItsMaximum"]["Metrics"]
+    most, cpu = stack.one(f"{name}Scaling")["MaxCapacity"], policies(name)["cpu"]["TargetValue"]
+    assert short["Expression"] == f"IF(running >= {most} AND cpu > {cpu}, 1, 0)"
+    if name in OURS:
+        unknown = alarms()[f"{name}LoadUnknown"]
+        by = policies(name)["calls-in-flight"]["CustomizedMetricSpecification"]
+        assert {k: unknown[k] for k in ("Namespace", "MetricName", "Dimensions")} == {
+            k: by[k] for k in ("Namespace", "MetricName", "Dimensions")
+        }
+        assert unknown["TreatMissingData"] == "breaching"
+
+
+def test_slow_and_failing_calls_are_watched():
+    slow = alarms()["CallsSlow"]
+    assert slow["MetricName"] == "TargetResponseTime"
+    assert (slow["ExtendedStatistic"], slow["Threshold"]) == ("p99", 0.010)
+    assert metrics_of("LoadBalancerFails") == {"HTTPCode_ELB_5XX_Count"}
+    assert metrics_of("RecommendersUnhealthy") == {"UnHealthyHostCount"}
+    (transformation,) = stack.one("FailedCallsInLog")["MetricTransformations"]
+    assert metrics_of("CallsFail") == {transformation["MetricName"], "RequestCount"}
+
+
+def test_redis_is_watched():
+    assert metrics_of("RedisMemoryHigh") == {"DatabaseMemoryUsagePercentage"}
+    assert metrics_of("RedisEvicts") == {"Evictions"}
+
+
+def test_failed_deployments_are_told():
+    rule = stack.one("DeploymentFailures")
+    assert "SERVICE_DEPLOYMENT_FAILED" in rule["EventPattern"]["detail"]["eventName"]
+    ((prefix,),) = (each.values() for each in rule["EventPattern"]["resources"])
+    cluster = stack.one("Cluster")["ClusterName"]
+    assert prefix == f"arn:aws:ecs:eu-central-1:123456789012:service/{cluster}/"
+    assert [target["Arn"] for target in rule["Targets"]] == ["Alarms"]
+    (statement,) = platform().one("AlarmsPolicy")["PolicyDocument"]["Statement"]
+    assert set(statement["Principal"]["Service"]) == {
+        "cloudwatch.amazonaws.com",
+        "events.amazonaws.com",
+    }
+
+
+# `pipeline rollout`
+
+
+def test_rollout_finds_what_the_stack_has():
+    options = inspect.signature(rollout_command).parameters
+    named = options["services"].default
+    assert tuple(service(name)["ServiceName"] for name in SERVICES) == named
+    outputs = stack.outputs()
+    assert tuple(outputs["Services"].split()) == named
+    assert outputs["Cluster"] == stack.one("Cluster")["ClusterName"]
+    (target,) = parse_targets(outputs["Recommender"])
+    assert target.host == f"{stack.one('RecommenderName')['Name']}.{stack.one('Names')['Name']}"
+    assert typing.get_type_hints(rollout_command)["services"] == tuple[str, str, str]
