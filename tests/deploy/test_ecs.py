@@ -1,5 +1,6 @@
 """The servers on ECS: they scale, drain, are watched, and are told nothing they do not know."""
 
+import fnmatch
 import inspect
 import re
 import shlex
@@ -8,13 +9,20 @@ import sys
 import typing
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
+from recsys.recommender.v1 import recommender_service_pb2_grpc as stubs
+from recsys.recommender.v1.recommender_service_pb2 import GetHistoryRequest
 
 from faiss_server.config import FaissServerSettings
 from pipeline.rollout_command import rollout_command
 from recommender.addresses import parse_targets
 from recommender.config import RecommenderSettings
+from service_runtime.errors import BackendUnavailableError
+from service_runtime.interceptor import CallInterceptor
+from service_runtime.metrics import CallMetrics
 from service_runtime.settings import ServerSettings, load_settings
 from tests.support.cloudformation import ECS, ENVIRONMENTS, every, platform, serving
 
@@ -180,6 +188,11 @@ def test_recommenders_ask_the_names_that_there_are(monkeypatch):
         assert target.host == f"{stack.one(f'{name}Name')['Name']}.{space}"
         ports = {port["ContainerPort"] for port in server(name)["PortMappings"]}
         assert target.port in ports
+
+
+def test_recommenders_need_no_place_to_write(monkeypatch):
+    # Several workers share their metrics by files in /tmp, which is read-only.
+    assert settings("Recommender", monkeypatch).workers == 1
 
 
 def test_servers_and_side_car_follow_the_same_store(monkeypatch):
@@ -409,6 +422,39 @@ def test_slow_and_failing_calls_are_watched():
     assert metrics_of("RecommendersUnhealthy") == {"UnHealthyHostCount"}
     (transformation,) = stack.one("FailedCallsInLog")["MetricTransformations"]
     assert metrics_of("CallsFail") == {transformation["MetricName"], "RequestCount"}
+
+
+async def test_the_log_says_which_calls_failed_as_the_filter_reads_it(caplog):
+    pattern = stack.one("FailedCallsInLog")["FilterPattern"]
+    wanted = re.findall(r'\$\.message = "([^"]+)"', pattern)
+    codes = {each.strip("* ") for each in wanted}
+    assert codes == {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+    said = await refused_call(caplog)
+    assert [each for each in wanted if fnmatch.fnmatchcase(said, each)] == ["* UNAVAILABLE *"]
+
+
+async def refused_call(caplog: pytest.LogCaptureFixture) -> str:
+    """Let a call fail in a server of ours; answer what its log says of it."""
+    caplog.set_level("INFO", logger="service_runtime.interceptor")
+
+    class Refuses(stubs.RecommenderServiceServicer):
+        async def GetHistory(self, *_: object) -> None:  # noqa: N802 - gRPC's name
+            raise BackendUnavailableError("told to")
+
+    interceptor = CallInterceptor(
+        CallMetrics(CollectorRegistry()), max_concurrent_calls=1, slow_call_seconds=9
+    )
+    server = grpc.aio.server(interceptors=[interceptor])
+    stubs.add_RecommenderServiceServicer_to_server(Refuses(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stubs.RecommenderServiceStub(channel).GetHistory(GetHistoryRequest())
+    finally:
+        await server.stop(0)
+    return caplog.messages[-1]
 
 
 def test_redis_is_watched():
