@@ -438,7 +438,7 @@ async def refused_call(caplog: pytest.LogCaptureFixture) -> str:
     caplog.set_level("INFO", logger="service_runtime.interceptor")
 
     class Refuses(stubs.RecommenderServiceServicer):
-        async def GetHistory(self, *_: object) -> None:  # noqa: N802 - gRPC's name
+        async def GetHistory(self, request: typing.Any, context: typing.Any) -> typing.Any:  # noqa: N802
             raise BackendUnavailableError("told to")
 
     interceptor = CallInterceptor(
