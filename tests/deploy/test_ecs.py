@@ -20,6 +20,7 @@ from faiss_server.config import FaissServerSettings
 from pipeline.rollout_command import rollout_command
 from recommender.addresses import parse_targets
 from recommender.config import RecommenderSettings
+from service_runtime import cloudwatch
 from service_runtime.errors import BackendUnavailableError
 from service_runtime.interceptor import CallInterceptor
 from service_runtime.metrics import CallMetrics
@@ -102,17 +103,19 @@ def test_each_service_scales_from_two_tasks_on(name, where):
 
 
 @each_service
-def test_each_service_scales_by_cpu_and_ours_by_calls_in_flight_too(name):
+def test_each_service_scales_by_cpu_and_ours_by_calls_in_flight_too(name, monkeypatch):
     found = policies(name)
     assert found["cpu"]["PredefinedMetricSpecification"] == {
         "PredefinedMetricType": "ECSServiceAverageCPUUtilization"
     }
     assert 0 < found["cpu"]["TargetValue"] < 50
     if name in OURS:
+        told = settings(name, monkeypatch)
+        assert 0 < told.cloudwatch_metrics_seconds <= 60
         assert found["calls-in-flight"]["CustomizedMetricSpecification"] == {
-            "Namespace": "Recsys",
-            "MetricName": "CallsInFlight",
-            "Dimensions": [{"Name": "Service", "Value": service(name)["ServiceName"]}],
+            "Namespace": cloudwatch.NAMESPACE,
+            "MetricName": cloudwatch.METRIC,
+            "Dimensions": [{"Name": "Service", "Value": told.service_name}],
             "Statistic": "Average",
         }
     assert set(found) == ({"cpu", "calls-in-flight"} if name in OURS else {"cpu"})
@@ -158,21 +161,15 @@ def test_dns_tells_all_addresses_of_a_backend(name, where):
 
 def settings(name: str, monkeypatch: pytest.MonkeyPatch) -> typing.Any:
     """Read the environment of a container as its server does."""
-    kind = OURS[name]
-    prefix = str(kind.model_config["env_prefix"])
     given = image_environment(server(name)) | environment(server(name))
     given |= {secret["Name"]: "redis://secret" for secret in server(name).get("Secrets", [])}
-    if "cloudwatch_metrics_seconds" not in kind.model_fields:
-        given.pop(f"{prefix}CLOUDWATCH_METRICS_SECONDS")
     for variable, value in given.items():
         monkeypatch.setenv(variable, value)
-    return load_settings(kind)
+    return load_settings(OURS[name])
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_settings_are_known_to_the_servers(name, monkeypatch):
-    prefix = str(OURS[name].model_config["env_prefix"])
-    assert environment(server(name))[f"{prefix}CLOUDWATCH_METRICS_SECONDS"] == "10"
     read = settings(name, monkeypatch)
     assert read.host == "0.0.0.0"
     assert {read.port, read.metrics_port} == {
