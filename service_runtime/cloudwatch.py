@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 __all__ = ["METRIC", "NAMESPACE", "tell_calls_in_flight"]
@@ -13,7 +13,7 @@ METRIC: Final = "CallsInFlight"
 
 
 async def tell_calls_in_flight(
-    service: str, busy_seconds: Callable[[], float], every_seconds: float
+    dimensions: Mapping[str, str], busy_seconds: Callable[[], float], every_seconds: float
 ) -> None:
     """Print how many calls were in flight in the mean of each interval, for ever.
 
@@ -25,18 +25,18 @@ async def tell_calls_in_flight(
     while True:
         await asyncio.sleep(every_seconds)
         busy, now = busy_seconds(), time.monotonic()
-        print(_line(service, (busy - before) / (now - told_at)), flush=True)
+        print(_line(dimensions, (busy - before) / (now - told_at)), flush=True)
         before, told_at = busy, now
 
 
-def _line(service: str, in_flight: float) -> str:
+def _line(dimensions: Mapping[str, str], in_flight: float) -> str:
     """Answer one JSON object, whose form is CloudWatch's:
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
     """
     directive = {
         "Namespace": NAMESPACE,
-        "Dimensions": [["Service"]],
+        "Dimensions": [list(dimensions)],
         "Metrics": [{"Name": METRIC, "Unit": "Count"}],
     }
     metadata = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
-    return json.dumps({"_aws": metadata, "Service": service, METRIC: round(in_flight, 4)})
+    return json.dumps({"_aws": metadata, **dimensions, METRIC: round(in_flight, 4)})

@@ -201,7 +201,10 @@ async def _tell_cloudwatch(
 ) -> None:
     # Status calls grow with the number of recommenders, and not with the work.
     await tell_calls_in_flight(
-        settings.service_name,
+        {
+            "Service": settings.service_name,
+            **({"Stack": settings.cloudwatch_stack} if settings.cloudwatch_stack else {}),
+        },
         lambda: metrics.busy_seconds(status_methods),
         settings.cloudwatch_metrics_seconds,
     )

@@ -75,6 +75,9 @@ class ServerSettings(BaseSettings):
         default=0.0,
         description="Calls in flight go to standard output for CloudWatch this often; 0: never.",
     )
+    cloudwatch_stack: str = Field(
+        default="", description="Stack of this server, a dimension of that figure; default: none."
+    )
     max_connection_age_seconds: Seconds = Field(
         default=300.0, description="Connections are renewed this often, so that load spreads anew."
     )

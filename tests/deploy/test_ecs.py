@@ -115,7 +115,10 @@ def test_each_service_scales_by_cpu_and_ours_by_calls_in_flight_too(name, monkey
         assert found["calls-in-flight"]["CustomizedMetricSpecification"] == {
             "Namespace": cloudwatch.NAMESPACE,
             "MetricName": cloudwatch.METRIC,
-            "Dimensions": [{"Name": "Service", "Value": told.service_name}],
+            "Dimensions": [
+                {"Name": "Service", "Value": told.service_name},
+                {"Name": "Stack", "Value": told.cloudwatch_stack},
+            ],
             "Statistic": "Average",
         }
     assert set(found) == ({"cpu", "calls-in-flight"} if name in OURS else {"cpu"})

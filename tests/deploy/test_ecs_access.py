@@ -15,7 +15,8 @@ import redis.exceptions
 
 from local_stack.redis import start_redis
 from recommender.domain import View
-from recommender.history import RedisHistory, connect_redis
+from recommender.history import RedisHistory
+from recommender.redis_client import connect_redis
 from releases.errors import StoreError
 from releases.layout import Part
 from releases.serving import Reporter, current_reports
@@ -284,6 +285,12 @@ async def client(user_of_redis: str) -> AsyncIterator[Any]:
     client = connect_redis(user_of_redis)
     yield client
     await client.aclose()
+
+
+def test_the_user_is_that_of_other_deployments():
+    told = Path("deploy/redis/users.acl").read_text().splitlines()[-1].split()
+    rules = {rule for rule in told[2:] if not rule.startswith("#")} - {"resetkeys"}
+    assert set(below.one("RedisUser")["AccessString"].split()) == rules
 
 
 async def test_the_user_may_do_what_histories_need(client):

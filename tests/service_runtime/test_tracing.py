@@ -160,7 +160,10 @@ async def test_calls_in_flight_are_told_for_cloudwatch_without_status_calls(capf
     for status_methods, busy in ((frozenset(), True), (frozenset({path}), False)):
         async with (
             serving(
-                servicer, status_methods=status_methods, cloudwatch_metrics_seconds=0.05
+                servicer,
+                status_methods=status_methods,
+                cloudwatch_metrics_seconds=0.05,
+                cloudwatch_stack="" if busy else "blue",
             ) as running,
             calling(running) as (stub, _),
         ):
@@ -172,11 +175,12 @@ async def test_calls_in_flight_are_told_for_cloudwatch_without_status_calls(capf
         assert directive == [
             {
                 "Namespace": "Recsys",
-                "Dimensions": [["Service"]],
+                "Dimensions": [["Service"] if busy else ["Service", "Stack"]],
                 "Metrics": [{"Name": "CallsInFlight", "Unit": "Count"}],
             }
         ]
         assert told[0]["Service"] == "test-server"
+        assert told[0].get("Stack") == (None if busy else "blue")
         assert told[0]["_aws"]["Timestamp"] > 1_700_000_000_000
         # One caller that waits for each answer has less than one call in flight.
         assert all(
