@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto verify-deploy docs dashboards images images-test lock
+.PHONY: help install demo up down explore pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-pipeline lint types imports fmt proto verify-proto verify-deploy docs dashboards images images-test lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ up: $(INSTALLED) ## The same stack, left running on the fixed local ports
 
 down: $(INSTALLED) ## Stop what `make up` started
 	@$(BIN)/python -m local_stack down
+
+# `up` writes down where its parts are; what the environment says comes first.
+explore: $(INSTALLED) ## A web page of what users are answered, and how fast (http://127.0.0.1:8080)
+	@set -a; [ ! -f build/up/explorer.env ] || . build/up/explorer.env; exec $(BIN)/python -m explorer
 
 # Epochs end the training and not seconds: both forms learn the same.
 DEMO_RUN := --demo-data build/cache --split last-view --max-epochs 10 --max-train-seconds 600

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +14,15 @@ from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 from local_stack.calls import record_views
 from local_stack.demo import DemoOptions, learn_release, run_demo
 from local_stack.errors import StackError
-from local_stack.stack import FIXED_PORTS, FREE_PORTS, Address, read_address
+from local_stack.explorer_settings import forget_explorer_settings, write_explorer_settings
+from local_stack.stack import FIXED_PORTS, FREE_PORTS, SERVER_NAMES, Address, read_address
 from local_stack.supervisor import (
     refuse_second,
     start_supervisor,
     stop_supervisor,
     supervise,
 )
-from local_stack.views import last_views
+from local_stack.views import UserViews, last_views, titles
 from releases.errors import ReleaseError
 from releases.layout import HISTORY_LENGTH
 from releases.store import ReleaseStore
@@ -72,26 +74,29 @@ def up(
         quick = bool(os.environ.get("QUICK"))
         learn_release(DemoOptions(directory, events, items, quick), store, directory / "pipeline")
     start_supervisor(directory, free_ports=free_ports)
+    addresses = {name: read_address(directory / "stack", name) for name in SERVER_NAMES}
     collected = directory / "pipeline" / "collect"
+    views: list[UserViews] = []
     if collected.exists():  # a store that was brought here has none
-        _record_views(read_address(directory / "stack", "recommender"), collected)
+        views = last_views(collected, HISTORY_LENGTH)
+        _record_views(addresses["recommender"], views)
+    write_explorer_settings(directory, addresses, titles(collected / "items.parquet"), views)
     for name in ("recommender", "faiss-server", "model-server"):
-        address = read_address(directory / "stack", name)
-        metrics = f"http://127.0.0.1:{address.metrics_port}/metrics"
-        print(f"{name:12} {address.target}   metrics {metrics}")
-    print("`make down` stops it")
+        metrics = f"http://127.0.0.1:{addresses[name].metrics_port}/metrics"
+        print(f"{name:12} {addresses[name].target}   metrics {metrics}")
+    print("`make explore` shows what it answers, `make down` stops it")
 
 
-def _record_views(recommender: Address, collected: Path) -> None:
+def _record_views(recommender: Address, views: Sequence[UserViews]) -> None:
     with grpc.insecure_channel(recommender.target) as channel:
-        stub = pb2_grpc.RecommenderServiceStub(channel)
-        record_views(stub, last_views(collected, HISTORY_LENGTH))
+        record_views(pb2_grpc.RecommenderServiceStub(channel), views)
 
 
 @app.command()
 def down(directory: Directory = _UP) -> None:
     """Stop what `up` started."""
     print("stopped" if stop_supervisor(directory) else "nothing is running")
+    forget_explorer_settings(directory)
 
 
 @app.command(name="supervise", hidden=True)

@@ -34,7 +34,7 @@ class Scripted:
             health_pb2_grpc.add_HealthServicer_to_server(_Health(self), server)
 
 
-class _Health(health_pb2_grpc.HealthServicer):
+class _Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # it has no types
     def __init__(self, part: Scripted) -> None:
         self._part = part
 

@@ -107,7 +107,7 @@ def record_views(stack: LocalStack) -> None:
 def explorer_url(stack, tmp_path_factory) -> Iterator[str]:
     directory = tmp_path_factory.mktemp("explorer")
     items, ready = directory / "items.csv", directory / "ready.json"
-    titles = (f"{article},Story {article} <i>{article % 30}</i>" for article in range(1000, 2500))
+    titles = (f"{article},Story {article % 30}.{article // 30}" for article in range(1000, 2500))
     items.write_text("\n".join(["item_id,title", *titles]))
     settings = {
         "EXPLORER_PORT": "0",
@@ -149,7 +149,7 @@ def test_a_user_with_views_candidates_and_times(page):
     page.ask(USER)
     assert page.driver.current_url == f"{page.url}?user={USER}&limit=20"
     views = page.texts("#views tbody td:first-child")
-    assert views == [f"Story {each} <i>{each % 30}</i> {each}" for each in VIEWED]
+    assert views == [f"Story {each % 30}.{each // 30} {each}" for each in VIEWED]
     assert page.texts(".badge") == ["PERSONALIZED"]
     assert page.texts(".answer .release") == [NEW]
     assert len(page.texts(".candidates tbody tr")) == 20

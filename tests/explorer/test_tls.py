@@ -1,5 +1,7 @@
 """Parts that are spoken to by TLS only, and want to know who asks."""
 
+from collections.abc import AsyncIterator
+
 import grpc
 import pytest
 import trustme
@@ -16,7 +18,7 @@ def ca() -> trustme.CA:
 
 
 @pytest.fixture
-async def secured(ca) -> Parts:
+async def secured(ca) -> AsyncIterator[Parts]:
     leaf = ca.issue_cert(SERVER_NAME)
     chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
     credentials = grpc.ssl_server_credentials(
