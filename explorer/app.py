@@ -82,13 +82,13 @@ class _Page:
 
     async def _ask(self, question: Question) -> Result:
         (target,) = parse_targets(self.settings.recommender)
+        seconds = self.settings.deadline_seconds
         try:
-            address, *_ = await addresses_of(target)
+            address, *_ = await addresses_of(target, seconds)
         except OSError as error:
-            message = f"cannot resolve {target.host}: {error}"
-            raise CallFailedError("recommender", str(target), "UNAVAILABLE", message) from error
+            raise CallFailedError("recommender", str(target), "UNAVAILABLE", str(error)) from error
         channel = self.channels.to(address, target.host)
-        return await ask(Recommender(channel, address, self.settings.deadline_seconds), question)
+        return await ask(Recommender(channel, address, seconds), question)
 
     def _shown(
         self,

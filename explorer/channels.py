@@ -87,13 +87,19 @@ class Channels:
         await asyncio.gather(*(channel.close() for channel in self._open.values()))
 
 
-async def addresses_of(target: Target) -> tuple[str, ...]:
+async def addresses_of(target: Target, seconds: float) -> tuple[str, ...]:
     """Answer `ip:port` of every address of a name, IPv4 where there is any.
 
-    Raises OSError when the name cannot be resolved.
+    Raises OSError, naming the host, when it cannot be resolved or not in time.
     """
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    try:
+        async with asyncio.timeout(seconds):
+            found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except TimeoutError as error:
+        raise OSError(f"cannot resolve {target.host} in {seconds:g} s") from error
+    except (OSError, UnicodeError) as error:  # the latter for what can be no name at all
+        raise OSError(f"cannot resolve {target.host}: {error}") from error
     found.sort(key=lambda entry: entry[0] != socket.AF_INET)
     first_family = [entry[4][0] for entry in found if entry[0] == found[0][0]]
     return tuple(str(Target(str(ip), target.port)) for ip in sorted(set(first_family)))

@@ -87,11 +87,9 @@ class HealthWatch:
 
     async def _look_at_target(self, part: str, target: Target, how: LookAt) -> list[PartHealth]:
         try:
-            async with asyncio.timeout(self._seconds):
-                addresses = await addresses_of(target)
-        except (OSError, TimeoutError) as error:
-            detail = f"cannot resolve {target.host}: {error or 'no answer in time'}"
-            return [PartHealth(part, str(target), State.DOWN, detail=detail)]
+            addresses = await addresses_of(target, self._seconds)
+        except OSError as error:
+            return [PartHealth(part, str(target), State.DOWN, detail=str(error))]
         looks = [
             Look(part, address, self._channels.to(address, target.host), self._seconds)
             for address in addresses

@@ -137,7 +137,7 @@ def default_text(field: FieldInfo) -> str:
         return "see there"
     if isinstance(field.default, SecretStr):
         return field.default.get_secret_value()
-    return "none" if field.default is None else str(field.default)
+    return "none" if field.default in (None, "") else str(field.default)
 
 
 def _refuse_unknown(prefix: str, known: set[str]) -> None:

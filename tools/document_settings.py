@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
 
+from explorer.config import ExplorerSettings
 from faiss_server.config import FaissServerSettings
 from recommender.config import RecommenderSettings
 from service_runtime.settings import SHARED, ServerSettings, default_text
@@ -18,26 +20,28 @@ HEAD = """\
 Read once from the environment at start. A missing, malformed or misspelt variable stops the process
 with its name. Made from the settings classes by `make docs`; do not edit.
 """
-SERVERS: dict[str, type[ServerSettings]] = {
+SERVERS: dict[str, type[BaseSettings]] = {
     "recommender": RecommenderSettings,
     "faiss server": FaissServerSettings,
     "model server (the stand-in)": TfServingSettings,
+    "explorer": ExplorerSettings,
 }
 
 
-def table(kind: type[ServerSettings]) -> str:
+def table(kind: type[BaseSettings]) -> str:
     """Lay out one server's settings as a Markdown table, its own before the shared ones."""
     prefix = str(kind.model_config.get("env_prefix"))
-    own_first = sorted(kind.model_fields.items(), key=lambda field: field[0] in SHARED)
+    shared = SHARED if issubclass(kind, ServerSettings) else ()
+    own_first = sorted(kind.model_fields.items(), key=lambda field: field[0] in shared)
     rows = [f"| `{prefix}{name.upper()}` | {default(f)} | {meaning(f)} |" for name, f in own_first]
     return "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])
 
 
 def default(field: FieldInfo) -> str:
     """Show the default; required ones say so."""
-    if field.is_required() or field.default is None or field.default_factory is not None:
-        return default_text(field)
-    return f"`{default_text(field)}`"
+    text = default_text(field)
+    literal = not field.is_required() and field.default_factory is None and text != "none"
+    return f"`{text}`" if literal else text
 
 
 def meaning(field: FieldInfo) -> str:

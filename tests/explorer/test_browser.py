@@ -155,7 +155,7 @@ def test_a_user_with_views_candidates_and_times(page):
     assert len(page.texts(".candidates tbody tr")) == 20
     scores = [float(score) for score in page.texts(".candidates td:nth-child(3)")]
     assert scores == sorted(scores, reverse=True)
-    assert page.states() == ALL_SERVE
+    page.until(lambda: page.states() == ALL_SERVE)
     page.picture("explorer")
 
 
@@ -240,7 +240,7 @@ def test_every_field_has_a_label(page):
 def test_parts_that_stop_are_seen_without_a_reload(page):
     """The last test of this module: what it stops stays stopped."""
     page.ask(USER)
-    assert page.states() == ALL_SERVE
+    page.until(lambda: page.states() == ALL_SERVE)
     page.stack.processes["redis"].stop()
     page.until(lambda: page.states() == {**ALL_SERVE, "Redis": "down"})
     page.stack.processes["faiss-server"].stop()

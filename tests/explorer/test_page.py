@@ -150,11 +150,12 @@ async def test_a_recommender_that_is_away(parts):
     assert "Traceback" not in answer.text
 
 
-async def test_a_name_that_nobody_knows(parts):
-    async with browsing(parts.settings(recommender="nowhere.invalid:1")) as client:
+@pytest.mark.parametrize("name", ["nowhere.invalid", "no..name", "x" * 70])
+async def test_a_name_that_nobody_knows(parts, name):
+    async with browsing(parts.settings(recommender=f"{name}:1")) as client:
         answer = await client.get("/?user=u1")
     assert answer.status_code == 502
-    assert "cannot resolve nowhere.invalid" in text_of(answer.text)
+    assert f"cannot resolve {name}" in text_of(answer.text)
 
 
 @pytest.mark.parametrize(
