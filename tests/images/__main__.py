@@ -28,6 +28,8 @@ from tests.support.program import run_program
 _DIRECTORY: Final = Path("build") / "images-test"
 _WITH_ENGINE: Final = Path("..") / "shared" / "containers" / "with-engine.sh"
 _MOST_MB: Final = {"recommender": 100, "faiss-server": 130}
+_OURS: Final = ("recommender", "faiss-server", "model-server")
+_MOST_START_SECONDS: Final = 5.0
 _NAMES: Final = ("recommender", "faiss-server", "model-server", "redis", "localhost")
 _REDIS_USERS: Final = Path("deploy") / "redis" / "users.acl"
 _MB: Final = 1_000_000
@@ -72,7 +74,7 @@ def _measure(place: Path) -> Report:
         with Load(stack.ports(), certificates) as load:
             load.counted()
             for name in stack.containers():
-                stack.kill_and_start(name)
+                figures.append(_started(name, stack.kill_and_start(name)))
                 load.follow(stack.ports())
                 figures.append(_failed(f"killed and started: {name}", load.counted(), rows))
             before = set(stack.ports())
@@ -148,6 +150,12 @@ def _looked_at(stack: Stack) -> list[Figure]:
         Figure("that run as root", len(as_root), must="== 0"),
         Figure("that may write to their root file system", len(writable), must="== 0"),
     ]
+
+
+def _started(name: str, seconds: float) -> Figure:
+    ours = any(kind in name for kind in _OURS)
+    must = f"<= {_MOST_START_SECONDS:g}" if ours else None
+    return Figure(f"until healthy after a start: {name}", seconds, "s", must=must)
 
 
 def _failed(what: str, counts: Counter[str], rows: list[tuple[str, str, str]]) -> Figure:

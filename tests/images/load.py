@@ -14,7 +14,7 @@ from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
 __all__ = ["Load"]
 
-_RATE: Final = 20.0
+_RATE: Final = 50.0
 _SECONDS: Final = 1.0
 _TRIES: Final = 4
 _OPTIONS: Final = (
