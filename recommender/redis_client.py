@@ -28,7 +28,10 @@ def connect_redis(
     down. When all connections are busy a command waits for one, within its call's deadline; a
     cluster's nodes have one for every call.
     """
-    options: dict[str, Any] = {"socket_connect_timeout": _CONNECT_SECONDS}
+    options: dict[str, Any] = {
+        "socket_connect_timeout": _CONNECT_SECONDS,
+        "driver_info": None,  # told by CLIENT SETINFO, which servers before 7.2 do not know
+    }
     if credentials_file is not None:
         if "@" in url:
             raise ValueError("it names a user beside REDIS_CREDENTIALS_FILE; leave one of them out")
@@ -74,3 +77,6 @@ class _FromFile(CredentialProvider):
             return read_credentials(self._file)
         except (OSError, ValueError) as error:
             raise AuthenticationError(f"REDIS_CREDENTIALS_FILE: {error}") from error
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        return self.get_credentials()  # a line of a local file

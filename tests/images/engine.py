@@ -67,7 +67,8 @@ class Stack:
             command, env=self._environment, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            raise SystemExit(f"{' '.join(arguments)}: {done.stderr[-2000:]}")
+            said = "" if "logs" in arguments else self.compose("logs", "--no-color", "--tail", "15")
+            raise SystemExit(f"{' '.join(arguments)}: {done.stderr[-2000:]}\n{said}")
         return done.stdout
 
     def up(self, *, recommenders: int = 2) -> float:
