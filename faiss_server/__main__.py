@@ -1,4 +1,7 @@
-"""`python -m faiss_server`: serve until SIGTERM, configured by `FAISS_SERVER_*`."""
+"""`python -m faiss_server`: serve until SIGTERM, configured by `FAISS_SERVER_*`.
+
+With a command (`build`, `tune`, `inspect`, `search`, `compare`) it works on an index instead.
+"""
 
 import os
 import sys
@@ -9,10 +12,11 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the server; answer the exit code."""
-    if arguments:
-        print("python -m faiss_server takes no arguments: set FAISS_SERVER_*", file=sys.stderr)
-        return 2
+    """Serve, or run a command; answer the exit code."""
+    return _run_command(arguments) if arguments else _serve()
+
+
+def _serve() -> int:
     # Read when faiss is imported; faiss.omp_set_num_threads does not reach other threads.
     os.environ["OMP_NUM_THREADS"] = "1"
     prepare_grpc()
@@ -22,6 +26,15 @@ def main(arguments: list[str]) -> int:
     from service_runtime.process import run_process  # noqa: PLC0415
 
     return run_process(FaissServerSettings, serve)
+
+
+def _run_command(arguments: list[str]) -> int:
+    # k-means on one core takes minutes where all of them take one.
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+
+    from faiss_server.command import run  # noqa: PLC0415 - no server needs it
+
+    return run(arguments)
 
 
 if __name__ == "__main__":

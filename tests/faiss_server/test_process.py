@@ -204,7 +204,7 @@ def test_a_missing_setting_is_named(environment: dict[str, str], name: str) -> N
     assert outcome(environment) == (1, f"{name}: Field required\n")
 
 
-def test_arguments_are_refused(environment: dict[str, str]) -> None:
+def test_an_unknown_command_is_refused(environment: dict[str, str]) -> None:
     code, errors = outcome(environment, "serve")
     assert code == 2
     assert len(errors.splitlines()) == 1
