@@ -111,6 +111,7 @@ def search_message(release: int, result: SearchResult) -> pb.SearchResponse:
         ids=_packed(result.article_ids, _INT64),
         scores=_packed(result.scores, _FLOAT32),
         widened=result.widened,
+        cut_short=result.cut_short,
     )
 
 

@@ -35,8 +35,8 @@ OnProgress = Callable[[str, int, int], None]
 
 _MOST_TRAINING_POINTS_PER_LIST: Final = 256  # faiss uses no more by default
 _LEAST_TRAINING_POINTS_PER_LIST: Final = 39  # faiss warns below it
-_TRAINING_POINTS: Final = 1 << 20
-"""Above 4,000 lists each gets fewer: k-means takes as long as points times lists."""
+_TRAINING_POINTS: Final = 1 << 19
+"""Above 2,000 lists each gets fewer: k-means takes as long as points times lists."""
 _ADDED_AT_ONCE: Final = 1 << 17
 _CHECKED_AT_ONCE: Final = 1 << 20
 

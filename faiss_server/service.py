@@ -64,8 +64,10 @@ class FaissService:
         ordinary = query.is_plain and query.nprobe is None
         if ordinary and loaded.pace.is_short(len(query.vectors)):
             deadline.budget()
-            return self._search(loaded, query, ordinary=True)
-        return await self._run(deadline, lambda: self._search(loaded, query, ordinary=ordinary))
+            return self._search(loaded, query, deadline, ordinary=True)
+        return await self._run(
+            deadline, lambda: self._search(loaded, query, deadline, ordinary=ordinary)
+        )
 
     async def vectors(
         self, release: int, article_ids: NDArray[np.int64], deadline: Deadline
@@ -121,9 +123,11 @@ class FaissService:
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, in_time)
 
-    def _search(self, loaded: LoadedRelease, query: SearchQuery, *, ordinary: bool) -> SearchResult:
+    def _search(
+        self, loaded: LoadedRelease, query: SearchQuery, deadline: Deadline, *, ordinary: bool
+    ) -> SearchResult:
         started = time.perf_counter()
-        result = loaded.searcher.search(query)
+        result = loaded.searcher.search(query, deadline.left)
         seconds = time.perf_counter() - started
         self._metrics.search.observe(seconds)
         if ordinary:

@@ -284,12 +284,12 @@ async def test_a_search_whose_time_ran_out_in_the_queue_is_never_begun(
     search = Searcher.search
     ks: list[int] = []
 
-    def hold_the_first(self: Searcher, query: SearchQuery) -> SearchResult:
+    def hold_the_first(self: Searcher, query: SearchQuery, *left: Any) -> SearchResult:
         ks.append(query.k)
         if query.k == 1:
             loop.call_soon_threadsafe(began.set)
             asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
-        return search(self, query)
+        return search(self, query, *left)
 
     async with running(store, tmp_path, search_threads=1) as server:
         await server.until_ready(SERVED)

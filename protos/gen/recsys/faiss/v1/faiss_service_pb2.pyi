@@ -158,6 +158,7 @@ class SearchResponse(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     WIDENED_FIELD_NUMBER: _builtins.int
+    CUT_SHORT_FIELD_NUMBER: _builtins.int
     release: _builtins.int
     """The release that was searched."""
     ids: _builtins.bytes
@@ -168,12 +169,16 @@ class SearchResponse(_message.Message):
     """Packed float32: inner products, as many as ids."""
     widened: _builtins.bool
     """More lists than asked for were probed, because a filter or an exclusion left
-    too little in them.
+    too little in them; or all matching articles were scored, where they are few.
+    """
+    cut_short: _builtins.bool
+    """The deadline left no time to probe as many lists as it takes to be sure: some
+    of the best articles may be missing, or some of k.
     """
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many articles each vector got, in the order of the request. Fewer than k
-        only when no more articles meet the conditions.
+        only when no more articles meet the conditions, or with cut_short.
         """
 
     def __init__(
@@ -184,10 +189,11 @@ class SearchResponse(_message.Message):
         ids: _builtins.bytes = ...,
         scores: _builtins.bytes = ...,
         widened: _builtins.bool = ...,
+        cut_short: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ids", b"ids", "release", b"release", "scores", b"scores", "widened", b"widened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "cut_short", b"cut_short", "ids", b"ids", "release", b"release", "scores", b"scores", "widened", b"widened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
