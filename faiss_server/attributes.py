@@ -88,7 +88,8 @@ def bits_of(positions: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
 
 def are_in(bits: NDArray[np.uint8], positions: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Answer for each position whether it is in a bitmap."""
-    return (bits[positions >> 3] & _bit(positions)).astype(np.bool_)
+    found: NDArray[np.bool_] = (bits[positions >> 3] & _bit(positions)).astype(np.bool_)
+    return found
 
 
 def _bit(positions: NDArray[np.int64]) -> NDArray[np.uint8]:

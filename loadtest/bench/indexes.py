@@ -1,28 +1,41 @@
-"""Indexes that `make bench-index` searches: made once, kept below `build/cache`.
+"""`python -m loadtest.bench.indexes CACHE ARTICLES SPEC RECALL`: makes what `make bench-index`
+searches, unless the cache has it. Imported, it opens what was made.
 
 Vectors and users are those of `loadtest.bench.catalogue`, the user vectors computed as the
 generated releases' models do. Serves nothing; imports what the faiss server searches with.
 """
 
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
-from faiss_server._faiss import faiss
 from faiss_server.article_index import ArticleIndex, article_index_of, read_index_kind
 from faiss_server.attributes import Attributes
 from faiss_server.build import OnProgress, build_index, exact_top_k, write_index
-from faiss_server.search import Searcher
+from faiss_server.search import Searcher, SearchQuery
 from loadtest.bench.catalogue import generate
 from releases.layout import HISTORY_LENGTH, INDEX_FILE
 from releases.manifest import IndexInfo
 
-__all__ = ["BenchIndex", "Catalogued", "K", "catalogued", "opened"]
+__all__ = [
+    "BenchIndex",
+    "Catalogued",
+    "K",
+    "attributes_of",
+    "built",
+    "catalogued",
+    "exact_ids",
+    "index_place",
+    "opened",
+]
 
 K: Final = 200
 _RECENCY: Final = 0.9
@@ -70,8 +83,20 @@ class BenchIndex:
     searcher: Searcher
     attributes: Mapping[str, NDArray[np.int64]]
     file_bytes: int
-    bare: Any
-    """The same index without anything of ours around it: a faiss index, ids its own positions."""
+
+    def ask(
+        self,
+        user: NDArray[np.float32],
+        excluded: Sequence[NDArray[np.int64]] = (),
+        nprobe: int | None = None,
+    ) -> NDArray[np.int64]:
+        """Answer what a server answers to float32[64]."""
+        query = SearchQuery(user[None], K, nprobe, excluded)
+        return self.searcher.search(query).article_ids
+
+    def ask_bare(self, user: NDArray[np.float32]) -> None:
+        """Ask faiss, and do nothing with what it finds."""
+        self.index.nearest(user[None], K, self.info.nprobe)
 
 
 def catalogued(directory: Path, articles: int) -> Catalogued:
@@ -99,25 +124,34 @@ def catalogued(directory: Path, articles: int) -> Catalogued:
     )
 
 
-def opened(catalogue: Catalogued, spec: str, recall: float, on_progress: OnProgress) -> BenchIndex:
-    """Build the index, unless it is there, and open it as a server does."""
-    place = catalogue.directory / spec.replace(",", "-")
+def index_place(catalogue: Catalogued, spec: str) -> Path:
+    """Name the folder of an index."""
+    return catalogue.directory / spec.replace(",", "-")
+
+
+def built(catalogue: Catalogued, spec: str, recall: float, on_progress: OnProgress) -> Path:
+    """Build the index, unless it is there; answer its folder."""
+    place = index_place(catalogue, spec)
     if not (place / "index.json").exists():
         place.mkdir(parents=True, exist_ok=True)
-        built = build_index(
+        made = build_index(
             catalogue.vectors, catalogue.article_ids, catalogue.tuning,
             held_out=catalogue.asking, recall_target=recall, k=K, spare=HISTORY_LENGTH, spec=spec,
             on_progress=on_progress,
         )  # fmt: skip
-        write_index(built, place / INDEX_FILE)
-        (place / "index.json").write_text(built.info.model_dump_json(indent=1))
+        write_index(made, place / INDEX_FILE)
+        (place / "index.json").write_text(made.info.model_dump_json(indent=1))
+    return place
+
+
+def opened(place: Path, columns: Mapping[str, NDArray[np.int64]]) -> BenchIndex:
+    """Open an index as a server does, with these attributes."""
     info = IndexInfo.model_validate_json((place / "index.json").read_bytes())
     kind = read_index_kind(place / INDEX_FILE)
     index = article_index_of(kind, place / INDEX_FILE, info.refine_factor)
-    columns = _attributes(catalogue)
     searcher = Searcher(index, Attributes(columns, len(index)), info.nprobe)
     size = (place / INDEX_FILE).stat().st_size
-    return BenchIndex(info, index, searcher, columns, size, kind.searched)
+    return BenchIndex(info, index, searcher, columns, size)
 
 
 def exact_ids(
@@ -131,7 +165,8 @@ def exact_ids(
     return catalogue.article_ids[rows[found]]
 
 
-def _attributes(catalogue: Catalogued) -> dict[str, NDArray[np.int64]]:
+def attributes_of(catalogue: Catalogued) -> dict[str, NDArray[np.int64]]:
+    """Make a column for each share that filters match, and one that follows the vectors."""
     random = np.random.default_rng(3)
     count = len(catalogue.article_ids)
     columns = {name: random.integers(0, values, count) for name, values in _SHARES.items()}
@@ -143,6 +178,19 @@ def _attributes(catalogue: Catalogued) -> dict[str, NDArray[np.int64]]:
     return columns | {"place": places}
 
 
-def set_threads(count: int) -> None:
-    """How many threads faiss may use from this one."""
-    faiss.omp_set_num_threads(count)
+def main() -> None:
+    """Make articles and index, with all cores and a bar for each step."""
+    cache, articles, spec, recall = sys.argv[1:]
+    catalogue = catalogued(Path(cache), int(articles))
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks = {name: progress.add_task(name, total=None) for name in ("train", "add", "tune")}
+        built(
+            catalogue,
+            spec,
+            float(recall),
+            lambda stage, done, total: progress.update(tasks[stage], completed=done, total=total),
+        )
+
+
+if __name__ == "__main__":
+    main()
