@@ -34,6 +34,10 @@ class FaissServerSettings(ServerSettings):
         default=True,
         description="Whether to tell the store, below serving/, what is held and answered from.",
     )
+    recall_sample_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.001,
+        description="Share of the searches that are repeated exactly to measure recall; 0: none.",
+    )
     search_threads: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         description="Searches at the same time; default: the cores of this process.",

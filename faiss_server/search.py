@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from faiss_server.article_index import ArticleIndex
 from faiss_server.attributes import AttributeFilter, Attributes, Matching, bits_of
 from faiss_server.plain_search import MOST_EXCLUDED, plain_search
+from faiss_server.scan import scan
 from service_runtime.errors import InvalidRequestError
 
 __all__ = ["SearchQuery", "SearchResult", "Searcher", "TimeLeft"]
@@ -119,12 +120,17 @@ class Searcher:
         found, probed, cut_short = search.probe(nprobe, time_left)
         return search.result(found, widened=probed > nprobe, cut_short=cut_short)
 
-    def search_exactly(self, query: SearchQuery) -> SearchResult:
-        """Answer what a search of all lists finds, which `search` is measured against.
+    def scan(self, query: SearchQuery) -> Iterator[NDArray[np.int64]]:
+        """Search exactly for the first row, a part of the articles at a time.
 
-        It takes a hundred times as long. Compressed vectors are scored as they are stored.
+        Yields positions as `faiss_server.scan` does. Raises InvalidRequestError for an unknown
+        attribute.
         """
-        return self.search(replace(query, nprobe=self._index.lists))
+        gone, matching = self._gone, self._attributes.matching(query.filters)
+        if gone is not None:
+            matching = matching.minus(gone)
+        excluded = self._excluded(query, matching)[0]
+        return scan(self._index, matching, query.vectors[0], query.k, excluded)
 
     def _excluded(self, query: SearchQuery, matching: Matching) -> list[NDArray[np.int64]]:
         """Positions to leave out for each row, ascending; those that match no filter anyway go."""

@@ -14,6 +14,7 @@ from faiss_server.follow import looking, looks_of
 from faiss_server.holder import RESIDENT_RELEASES, ReleaseHolder
 from faiss_server.in_use import ReleasesInUse
 from faiss_server.metrics import FaissServerMetrics
+from faiss_server.recall_watch import RecallWatch
 from faiss_server.report import ServingReporter
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
@@ -52,8 +53,10 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         executor = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
         stack.callback(executor.shutdown, cancel_futures=True)
+        watch = stack.enter_context(RecallWatch(metrics, settings.recall_sample_share))
         servicer = FaissServicer(
-            FaissService(holder, executor, metrics, in_use), settings.default_deadline_seconds
+            FaissService(holder, executor, metrics, in_use, watch),
+            settings.default_deadline_seconds,
         )
         services = Services(
             register=lambda server: pb_grpc.add_FaissServiceServicer_to_server(servicer, server),

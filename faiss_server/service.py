@@ -16,6 +16,7 @@ from faiss_server.in_use import ReleasesInUse
 from faiss_server.loaded import LoadedRelease
 from faiss_server.metrics import FaissServerMetrics
 from faiss_server.popular import PopularList
+from faiss_server.recall_watch import RecallWatch
 from faiss_server.search import SearchQuery, SearchResult
 from releases.manifest import GoldenHistory
 from releases.split import Split
@@ -48,11 +49,13 @@ class FaissService:
         executor: Executor,
         metrics: FaissServerMetrics,
         in_use: ReleasesInUse,
+        watch: RecallWatch | None = None,
     ) -> None:
         self._holder = holder
         self._executor = executor
         self._metrics = metrics
         self._in_use = in_use
+        self._watch = watch
 
     async def search(self, release: int, query: SearchQuery, deadline: Deadline) -> SearchResult:
         """Search one release; `query.vectors` are its rows' values in one dimension, float32[n].
@@ -132,6 +135,8 @@ class FaissService:
         self._metrics.search.observe(seconds)
         if ordinary:
             loaded.pace.learn(seconds, len(query.vectors))
+        if self._watch is not None:
+            self._watch.see(loaded, query, result)
         return result
 
 
