@@ -30,8 +30,11 @@ from faiss_server.index_files import (
 from faiss_server.index_kind import IndexKind
 from faiss_server.inspection import inspect_index
 from faiss_server.spec import AUTO
+from faiss_server.taken_down import TakenDown
+from faiss_server.taken_down_redis import RedisTakeDowns, read_article_ids
 from releases.errors import ReleaseError
 from releases.manifest import IndexInfo
+from service_runtime.errors import CallError
 
 __all__ = ["run"]
 
@@ -52,6 +55,14 @@ Spare = Annotated[int, typer.Option(help="Nearest articles that a search may hav
 Seed = Annotated[int, typer.Option(help="The same one makes the same index")]
 Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Holds items.faiss")]
 K = Annotated[int, typer.Option("-k", min=1, max=6000, help="How many articles")]
+
+ArticleFile = Annotated[Path, typer.Argument(help="Article ids, one in a line; -: from stdin")]
+RedisUrl = Annotated[
+    str, typer.Option(envvar="FAISS_SERVER_REDIS_URL", help="redis://, rediss:// or unix://")
+]
+Cluster = Annotated[
+    bool, typer.Option("--cluster", envvar="FAISS_SERVER_REDIS_CLUSTER", help="A Redis Cluster")
+]
 
 _HELD_OUT = 1000
 
@@ -209,6 +220,27 @@ def compare(
     Console().print(table)
 
 
+@app.command()
+def remove(articles: ArticleFile, redis_url: RedisUrl, cluster: Cluster = False) -> None:
+    """Take the articles of a file down, on all servers that follow this Redis."""
+    _change(articles, redis_url, cluster=cluster, remove=True)
+
+
+@app.command()
+def restore(articles: ArticleFile, redis_url: RedisUrl, cluster: Cluster = False) -> None:
+    """Take the articles of a file back."""
+    _change(articles, redis_url, cluster=cluster, remove=False)
+
+
+def _change(articles: Path, redis_url: str, *, cluster: bool, remove: bool) -> None:
+    with _told():
+        ids = read_article_ids(articles)
+        store = RedisTakeDowns(redis_url, cluster=cluster)
+        now = store.change(TakenDown(), ids if remove else (), () if remove else ids)
+    print(f"{len(ids)} articles {'taken down' if remove else 'taken back'}; "
+          f"{now.article_ids.size} are taken down now")  # fmt: skip
+
+
 def _nprobe_of(place: IndexFolder, lists: int) -> int:
     info = place.info()
     return lists if info is None else info.nprobe
@@ -255,12 +287,17 @@ def _print_info(info: IndexInfo, folder: Path) -> None:
     Console().print(table)
 
 
+_EXPECTED = (
+    BuildError, ReleaseRefusedError, ReleaseError, ValidationError, OSError, CallError, ValueError,
+)  # fmt: skip
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Say what is wrong in one line."""
     try:
         yield
-    except (BuildError, ReleaseRefusedError, ReleaseError, ValidationError, OSError) as error:
+    except _EXPECTED as error:
         Console(stderr=True).print(f"[red]{escape(' '.join(str(error).split()))}[/red]")
         raise typer.Exit(1) from None
 

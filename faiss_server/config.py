@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from service_runtime.settings import Port, ServerSettings
@@ -33,6 +33,13 @@ class FaissServerSettings(ServerSettings):
     report_serving: bool = Field(
         default=True,
         description="Whether to tell the store, below serving/, what is held and answered from.",
+    )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis in which articles are taken down; default: none are.",
+    )
+    redis_cluster: bool = Field(
+        default=False, description="Whether the URL is that of a node of a Redis Cluster."
     )
     recall_sample_share: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.001,

@@ -46,6 +46,14 @@ class FaissServerMetrics:
             "Sampled searches whose recall was not measured: too many were waiting.",
             registry=registry,
         )
+        self.taken_down = Gauge(
+            "recsys_taken_down_articles", "Articles taken down.", registry=registry
+        )
+        self.taken_down_unconfirmed = Gauge(
+            "recsys_taken_down_unconfirmed",
+            "1 while Redis does not answer, and what was known last counts.",
+            registry=registry,
+        )
         self.newest = newest.labels("index")
         self.ready = resident.labels("ready")
         self.loading = resident.labels("loading")

@@ -18,6 +18,7 @@ from faiss_server.recall_watch import RecallWatch
 from faiss_server.report import ServingReporter
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
+from faiss_server.taken_down import TakenDown, TakenDownArticles
 from releases.errors import ReleaseError
 from releases.layout import Part
 from releases.serving import current_reports, releases_in_use
@@ -33,6 +34,10 @@ __all__ = ["serve"]
 
 _NOTICE_SECONDS = 1.0
 """After a withdrawal; recommenders ask for the status four times a second."""
+_TAKEN_DOWN_SECONDS = 0.25
+"""How often Redis is asked for what is taken down; recommenders ask as often for what is known."""
+_TAKEN_DOWN_FILE = "taken_down.json"
+_NOTHING = TakenDown()
 _NAME = pb.DESCRIPTOR.services_by_name["FaissService"].full_name
 
 
@@ -46,16 +51,26 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
     registry = new_registry()
     metrics = FaissServerMetrics(registry)
     changed = asyncio.Event()
+
+    def on_taken_down() -> None:
+        holder.leave_out_what_is_taken_down()
+
+    taken_down = _taken_down(settings, metrics, on_taken_down)
     holder = ReleaseHolder(
         store, mirror, settings.local_dir, metrics, _setter(changed), in_use.in_use,
         notice_seconds=_NOTICE_SECONDS,
+        taken_down=lambda: (_NOTHING if taken_down is None else taken_down.now).article_ids,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
+        if taken_down is not None:
+            await asyncio.to_thread(taken_down.look)  # before any release answers
+            looks = {"follow-taken-down": lambda _: taken_down.look()}
+            await stack.enter_async_context(looking(looks, metrics, _TAKEN_DOWN_SECONDS))
         executor = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
         stack.callback(executor.shutdown, cancel_futures=True)
         watch = stack.enter_context(RecallWatch(metrics, settings.recall_sample_share))
         servicer = FaissServicer(
-            FaissService(holder, executor, metrics, in_use, watch),
+            FaissService(holder, executor, metrics, in_use, watch, taken_down),
             settings.default_deadline_seconds,
         )
         services = Services(
@@ -110,6 +125,22 @@ def _open_store(
         if not mirror.local():
             raise StartupError(f"FAISS_SERVER_STORE: {error}") from error
     return store, mirror
+
+
+def _taken_down(
+    settings: FaissServerSettings, metrics: FaissServerMetrics, on_change: Callable[[], object]
+) -> TakenDownArticles | None:
+    if settings.redis_url is None:
+        return None
+    from faiss_server.taken_down_redis import RedisTakeDowns  # noqa: PLC0415 - takes 0.1 s
+
+    try:
+        url = settings.redis_url.get_secret_value()
+        store = RedisTakeDowns(url, cluster=settings.redis_cluster)
+    except ValueError as error:
+        raise StartupError(f"FAISS_SERVER_REDIS_URL: {error}") from error
+    file = settings.local_dir / _TAKEN_DOWN_FILE
+    return TakenDownArticles(store, file, metrics, on_change)
 
 
 def _setter(changed: asyncio.Event) -> Callable[[], None]:
