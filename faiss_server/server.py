@@ -18,7 +18,7 @@ from faiss_server.recall_watch import RecallWatch
 from faiss_server.report import ServingReporter
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
-from faiss_server.taken_down import TakenDown, TakenDownArticles
+from faiss_server.taken_down import TakeDownStore, TakenDown, TakenDownArticles
 from releases.errors import ReleaseError
 from releases.layout import Part
 from releases.serving import current_reports, releases_in_use
@@ -59,11 +59,12 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
     holder = ReleaseHolder(
         store, mirror, settings.local_dir, metrics, _setter(changed), in_use.in_use,
         notice_seconds=_NOTICE_SECONDS,
-        taken_down=lambda: (_NOTHING if taken_down is None else taken_down.now).article_ids,
+        taken_down=lambda: (
+            _NOTHING if taken_down is None else taken_down.after_first_look()
+        ).article_ids,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         if taken_down is not None:
-            await asyncio.to_thread(taken_down.look)  # before any release answers
             looks = {"follow-taken-down": lambda _: taken_down.look()}
             await stack.enter_async_context(looking(looks, metrics, _TAKEN_DOWN_SECONDS))
         executor = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
@@ -132,15 +133,14 @@ def _taken_down(
 ) -> TakenDownArticles | None:
     if settings.redis_url is None:
         return None
-    from faiss_server.taken_down_redis import RedisTakeDowns  # noqa: PLC0415 - takes 0.1 s
+    url, cluster = settings.redis_url.get_secret_value(), settings.redis_cluster
 
-    try:
-        url = settings.redis_url.get_secret_value()
-        store = RedisTakeDowns(url, cluster=settings.redis_cluster)
-    except ValueError as error:
-        raise StartupError(f"FAISS_SERVER_REDIS_URL: {error}") from error
-    file = settings.local_dir / _TAKEN_DOWN_FILE
-    return TakenDownArticles(store, file, metrics, on_change)
+    def connect() -> TakeDownStore:
+        from faiss_server.taken_down_redis import RedisTakeDowns  # noqa: PLC0415 - in its thread
+
+        return RedisTakeDowns(url, cluster=cluster)
+
+    return TakenDownArticles(connect, settings.local_dir / _TAKEN_DOWN_FILE, metrics, on_change)
 
 
 def _setter(changed: asyncio.Event) -> Callable[[], None]:

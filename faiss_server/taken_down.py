@@ -28,6 +28,9 @@ MOST_TAKEN_DOWN: Final = 200_000
 """Callers are told all of them in one message."""
 
 
+_FIRST_LOOK_SECONDS: Final = 3.0
+
+
 @dataclass(frozen=True, eq=False)
 class TakenDown:
     """The set at one moment."""
@@ -66,16 +69,21 @@ class TakeDownStore(Protocol):
 
 
 class TakenDownArticles:
-    """Follows the store. `on_change` is called, in whichever thread, after each change."""
+    """Follows the store that `connect` makes, which is asked for where it is first needed: a client
+    of Redis takes longer to import than a release to load. `on_change` is called, in whichever
+    thread, after each change.
+    """
 
     def __init__(
         self,
-        store: TakeDownStore,
+        connect: Callable[[], TakeDownStore],
         file: Path,
         metrics: FaissServerMetrics,
         on_change: Callable[[], object],
     ) -> None:
-        self._store = store
+        self._connect = connect
+        self._store: TakeDownStore | None = None
+        self._looked = threading.Event()
         self._file = file
         self._metrics = metrics
         self._on_change = on_change
@@ -100,12 +108,22 @@ class TakenDownArticles:
         """See what changed. A store that is away leaves what is known, and shows as a metric."""
         with self._lock:
             try:
-                self._take(self._store.read(self._now))
+                self._take(self._connected().read(self._now))
             except CallError as error:
                 if str(error) != self._reported:  # once, not four times a second
                     logger.error("what is taken down cannot be followed: %s", error)  # noqa: TRY400
                 self._reported = str(error)
                 self._metrics.taken_down_unconfirmed.set(1)
+            finally:
+                self._looked.set()  # also after a fault of ours: servers serve all the same
+
+    def after_first_look(self) -> TakenDown:
+        """Answer what is taken down, once the store was asked for it; for those who load releases.
+
+        Waits for `look` in another thread, but not for ever.
+        """
+        self._looked.wait(_FIRST_LOOK_SECONDS)
+        return self._now
 
     def remove(self, article_ids: Collection[int]) -> int:
         """Take articles down, for all; answer how many are then.
@@ -123,8 +141,13 @@ class TakenDownArticles:
 
     def _change(self, removed: Collection[int], restored: Collection[int]) -> int:
         with self._lock:
-            self._take(self._store.change(self._now, removed, restored))
+            self._take(self._connected().change(self._now, removed, restored))
             return self._now.article_ids.size
+
+    def _connected(self) -> TakeDownStore:
+        if self._store is None:
+            self._store = self._connect()
+        return self._store
 
     def _take(self, taken: TakenDown) -> None:
         self._metrics.taken_down_unconfirmed.set(0)
@@ -132,6 +155,7 @@ class TakenDownArticles:
         if taken is self._now:
             return
         self._now, self._digest = taken, taken.digest
+        self._looked.set()  # whoever is told of the change asks for it
         self._metrics.taken_down.set(taken.article_ids.size)
         self._on_change()
         _write(self._file, taken)

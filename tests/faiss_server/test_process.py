@@ -182,6 +182,7 @@ def value(name: str, text: str) -> Callable[[dict[str, str], Path], Iterator[dic
         (a_file("FAISS_SERVER_LOCAL_DIR"), "FAISS_SERVER_LOCAL_DIR: "),
         (value("FAISS_SERVER_POLL_SECONDS", "often"), "FAISS_SERVER_POLL_SECONDS: "),
         (value("FAISS_SERVER_SEARCH_THREADS", "0"), "FAISS_SERVER_SEARCH_THREADS: "),
+        (value("FAISS_SERVER_REDIS_URL", "http://x"), "must begin with redis://"),
         (value("FAISS_SERVER_STORES", "x"), "did you mean FAISS_SERVER_STORE?"),
     ],
 )

@@ -148,7 +148,7 @@ class Replica:
         self._release = release
         self.searchers: list[Searcher] = []
         metrics = FaissServerMetrics(CollectorRegistry())
-        self.taken = TakenDownArticles(store, file, metrics, self._tell)
+        self.taken = TakenDownArticles(lambda: store, file, metrics, self._tell)
         self.taken.look()
         self.swap()
 
@@ -260,10 +260,12 @@ def test_without_redis_at_start_the_last_state_on_disk_counts_and_a_metric_says_
     tmp_path: Path, registry: CollectorRegistry
 ) -> None:
     store, file = Fake(), tmp_path / "taken_down.json"
-    before = TakenDownArticles(store, file, FaissServerMetrics(CollectorRegistry()), lambda: None)
+    before = TakenDownArticles(
+        lambda: store, file, FaissServerMetrics(CollectorRegistry()), lambda: None
+    )
     before.remove([5, 6])
     store.away = True
-    after = TakenDownArticles(store, file, FaissServerMetrics(registry), lambda: None)
+    after = TakenDownArticles(lambda: store, file, FaissServerMetrics(registry), lambda: None)
     after.look()
     assert ids(after.now) == [5, 6]
     assert metric(registry, "recsys_taken_down_unconfirmed") == 1
@@ -279,13 +281,23 @@ def test_without_redis_at_start_the_last_state_on_disk_counts_and_a_metric_says_
 def test_a_spoilt_file_is_as_none(tmp_path: Path, registry: CollectorRegistry, text: str) -> None:
     file = tmp_path / "taken_down.json"
     file.write_text(text)
-    taken = TakenDownArticles(Fake(), file, FaissServerMetrics(registry), lambda: None)
+    taken = TakenDownArticles(Fake, file, FaissServerMetrics(registry), lambda: None)
     assert ids(taken.now) == []
 
 
 async def answered(server: RunningFaissServer, release: int = SERVED) -> list[int]:
     request = good_search(release=release, vectors=random_vectors(1, 1).tobytes(), k=20)
     return np.frombuffer((await server.faiss.Search(request)).ids, "<i8").tolist()
+
+
+async def answers_after(server: RunningFaissServer, at: float, seconds: float) -> list[list[int]]:
+    """Ask without a pause; answer what was answered to calls that began after `at`."""
+    late = []
+    while (began := time.monotonic()) < at + seconds:
+        answer = await answered(server)
+        if began >= at:
+            late.append(answer)
+    return late
 
 
 async def test_all_servers_follow_within_a_second_and_so_do_new_releases_and_restarts(
@@ -302,8 +314,12 @@ async def test_all_servers_follow_within_a_second_and_so_do_new_releases_and_res
             response = await one.faiss.Remove(pb.RemoveRequest(article_ids=gone))
             assert response.taken_down_count == 3
             assert not set(await answered(one)) & set(gone)
-            await asyncio.sleep(1)
-            assert not set(await answered(other)) & set(gone)
+            removed = time.monotonic()
+            late = await asyncio.gather(*(answers_after(s, removed + 1, 0.7) for s in (one, other)))
+            assert all(len(of_server) > 10 for of_server in late)
+            assert not {article for of_server in late for each in of_server for article in each} & {
+                *gone
+            }
             publish_release(store, tmp_path / "staging", SERVED + 1)
             await other.until_ready(SERVED + 1)
             everything = good_search(release=SERVED + 1, k=700, nprobe=16)
