@@ -15,6 +15,7 @@ from faiss_server.exact import exact_top_k
 from faiss_server.index_kind import IndexKind, UnservedKindError
 from faiss_server.spec import AUTO, list_count, resolve_spec
 from faiss_server.tuning import Effort, Tuned, Wanted, choose_effort, measure_curve, recalls
+from faiss_server.two_levels import centres_in_two_levels
 from releases.manifest import CurvePoint, IndexInfo
 
 __all__ = [
@@ -190,7 +191,7 @@ def _trained_index(
     if isinstance(faiss.downcast_index(kind.ivf.quantizer), faiss.IndexFlat):
         kind.searched.train(sample)
     else:
-        _train_with_graph(kind, sample)
+        _train_with_graph(kind, sample, seed)
     on_progress("train", len(sample), len(sample))
     return index
 
@@ -218,23 +219,31 @@ def _training_sample(vectors: NDArray[np.float32], lists: int, seed: int) -> NDA
     return np.ascontiguousarray(vectors[np.sort(sample)])
 
 
-def _train_with_graph(kind: IndexKind, sample: NDArray[np.float32]) -> None:
-    """Train with exact assignments, then make the graph in one thread.
-
-    Several threads would make another graph each time.
+def _train_with_graph(kind: IndexKind, sample: NDArray[np.float32], seed: int) -> None:
+    """Find the centres, and make the graph of them in one thread: several threads would make
+    another one each time.
     """
-    exact = faiss.IndexFlatIP(kind.ivf.d)
-    kind.ivf.clustering_index = exact
-    kind.searched.train(sample)
-    kind.ivf.clustering_index = None
-    centres = exact.reconstruct_n(0, kind.lists)
+    centres = centres_in_two_levels(_as_in_the_lists(kind, sample), kind.lists, seed)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        kind.ivf.quantizer.reset()
+        kind.ivf.quantizer.train(centres)
         kind.ivf.quantizer.add(centres)
     finally:
         faiss.omp_set_num_threads(threads)
+    kind.searched.train(sample)  # what is left: the codes
+
+
+def _as_in_the_lists(kind: IndexKind, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Train the rotation, if there is one; answer the sample as the lists get it."""
+    if not kind.is_rotated:
+        return sample
+    chain = kind.rotated.chain
+    for number in range(chain.size()):
+        step = faiss.downcast_VectorTransform(chain.at(number))
+        step.train(sample)
+        sample = step.apply(sample)
+    return sample
 
 
 def _add(

@@ -31,7 +31,8 @@ class IndexKind:
     has_id_map: bool
     """Whether the lists number the articles 0, 1, … and `index` translates that to ids."""
     is_refined: bool
-    is_rotated: bool
+    rotated: Any
+    """The index with a rotation in front of the lists; None: there is none."""
 
     @classmethod
     def of(cls, index: Any) -> Self:
@@ -40,8 +41,8 @@ class IndexKind:
         searched = faiss.downcast_index(index.index) if has_id_map else index
         is_refined = isinstance(searched, faiss.IndexRefine)
         base = faiss.downcast_index(searched.base_index) if is_refined else searched
-        is_rotated = isinstance(base, faiss.IndexPreTransform)
-        ivf = faiss.downcast_index(base.index) if is_rotated else base
+        rotated = base if isinstance(base, faiss.IndexPreTransform) else None
+        ivf = base if rotated is None else faiss.downcast_index(rotated.index)
         if not isinstance(ivf, faiss.IndexIVF):
             raise UnservedKindError(
                 f"{type(ivf).__name__} is not an IVF index; `IVF1,Flat` searches exactly, and "
@@ -52,13 +53,18 @@ class IndexKind:
                 f"{type(ivf).__name__} does not have plain lists in memory; leave `fs` out of "
                 "the factory string"
             )
-        if (is_refined or is_rotated) and not has_id_map:
+        if (is_refined or rotated is not None) and not has_id_map:
             raise UnservedKindError(
                 f"{type(searched).__name__} has no table of article ids around it (`IDMap`)"
             )
-        if is_rotated:
-            _check_rotations(base)
-        return cls(index, searched, ivf, has_id_map, is_refined, is_rotated)
+        if rotated is not None:
+            _check_rotations(rotated)
+        return cls(index, searched, ivf, has_id_map, is_refined, rotated)
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether there is a rotation in front of the lists."""
+        return self.rotated is not None
 
     @property
     def lists(self) -> int:

@@ -5,6 +5,7 @@ Vectors and users are those of `loadtest.bench.catalogue`, the user vectors comp
 generated releases' models do. Serves nothing; imports what the faiss server searches with.
 """
 
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -126,7 +127,7 @@ def catalogued(directory: Path, articles: int) -> Catalogued:
 
 def index_place(catalogue: Catalogued, spec: str) -> Path:
     """Name the folder of an index."""
-    return catalogue.directory / spec.replace(",", "-")
+    return catalogue.directory / re.sub(r"\W+", "-", spec)
 
 
 def built(catalogue: Catalogued, spec: str, recall: float, on_progress: OnProgress) -> Path:

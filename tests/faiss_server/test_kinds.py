@@ -10,9 +10,10 @@ from faiss_server.build import BuildError, Goal, build_index, tune_index, write_
 from faiss_server.curve_page import curve_page
 from faiss_server.index_kind import IndexKind
 from faiss_server.search import Searcher, SearchQuery
+from faiss_server.two_levels import centres_in_two_levels
 
 KINDS = ["IVF16,SQ8", "IVF16,SQ4,RFlat", "OPQ4_8,IVF16,PQ4x4,RFlat", "RR8,IVF16,SQ8",
-         "IVF16_HNSW8,Flat", "IVF16,SQ4,Refine(SQfp16)"]  # fmt: skip
+         "IVF16_HNSW8,Flat", "OPQ4_8,IVF16_HNSW8,SQ8", "IVF16,SQ4,Refine(SQfp16)"]  # fmt: skip
 
 
 def made(count, seed):
@@ -128,3 +129,11 @@ def test_an_index_is_tuned_anew_for_another_recall(built):
     kind.set_defaults(built.nprobe, built.refine_factor)
     with pytest.raises(BuildError, match=r"the index has 3000 articles of 8 values"):
         tune_index(kind.index, VECTORS[:10], IDS[:10], goal)
+
+
+@pytest.mark.parametrize(("points", "count"), [(50, 50), (400, 9), (3000, 77), (3000, 1)])
+def test_centres_in_two_levels_are_as_many_as_asked_for_and_point_somewhere(points, count):
+    centres = centres_in_two_levels(VECTORS[:points], count, 1)
+    assert centres.shape == (count, 8)
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(centres, centres_in_two_levels(VECTORS[:points], count, 1))

@@ -371,7 +371,7 @@ async def test_metrics_tell_of_releases_and_searches(server: RunningFaissServer)
 
 def test_every_method_of_the_contract_is_implemented() -> None:
     service = pb.DESCRIPTOR.services_by_name["FaissService"]
-    assert len(service.methods) == 4
+    assert len(service.methods) == 6
     for method in service.methods:
         assert method.name in vars(FaissServicer)
 
