@@ -4,7 +4,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recommender.backends import GoldenHistory
+from recommender.domain import Ranking
 from recommender.popular import AllowedPopular, PopularArticles, PopularList
+from recommender.tracker import _objection
 from tests.support.backends import POPULAR, REGION, REGION_POPULAR, ScriptedFaiss, ScriptedModel
 
 
@@ -48,6 +51,14 @@ async def test_what_a_faiss_server_says_is_taken_down_is_not_popular_until_it_is
         return await popular(asked, user_id="new", limit=5) == listed
 
     await asked.until(is_back)
+
+
+def test_a_pair_is_proven_by_what_is_not_taken_down():
+    golden = GoldenHistory((5, 3), None, np.arange(20), 0.9)
+    answered = [Ranking(np.arange(6, 26), np.zeros(20, np.float32))]
+    assert _objection([golden], answered, np.arange(6)) is None
+    assert "70% of the expected" in str(_objection([golden], answered, np.arange(0)))
+    assert _objection([golden], answered, np.arange(50)) is None
 
 
 @given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 60)))
