@@ -72,6 +72,14 @@ class IndexKind:
         count: int = self.ivf.nlist
         return count
 
+    @property
+    def bytes_of_codes(self) -> int:
+        """What the vectors of one article take, those beside the codes included."""
+        total: int = self.ivf.code_size
+        if self.is_refined:
+            total += self.searched.refine_index.sa_code_size()
+        return total
+
     def parameters(self, nprobe: int, refine_factor: float = 1.0, allowed: Any = None) -> Any:
         """Make the parameters of one search of `searched`; never share them between threads.
 

@@ -66,15 +66,10 @@ def _lists(kind: IndexKind) -> Iterator[Fact]:
 
 def _memory(kind: IndexKind, file: Path) -> Iterator[Fact]:
     count = kind.index.ntotal
-    yield Fact("bytes of codes by article", f"{kind.ivf.code_size}")
-    beside = 8 + 8  # ids in the lists, and by position
-    finer = 0
-    if kind.is_refined:
-        finer = faiss.downcast_index(kind.searched.refine_index).code_size
-        yield Fact("bytes of finer vectors by article", f"{finer}")
-    else:
-        beside += 8  # where in the lists an article is
-    total = count * (kind.ivf.code_size + finer + beside)
+    yield Fact("bytes of codes by article", f"{kind.bytes_of_codes}")
+    # Its id in a list, its id by position, and, without finer vectors, where in the lists it is.
+    beside = 8 + 8 + (0 if kind.is_refined else 8)
+    total = count * (kind.bytes_of_codes + beside)
     yield Fact("memory in a server", f"{total / _MIB:.1f} MiB")
     yield Fact("file", f"{file.stat().st_size / _MIB:.1f} MiB")
 

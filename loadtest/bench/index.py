@@ -188,7 +188,7 @@ def _filter_figures(found: dict[str, Filtered]) -> list[Figure]:
 
 def _compressed_figures(found: _Compressed) -> list[Figure]:
     name = f"{found.articles} articles, {found.bench.info.type}"
-    codes = found.articles * _DIMENSION
+    codes = found.bench.code_bytes
     return [
         Figure(f"{name}: recall@200", found.bench.info.recall_at_200, must=">= 0.98"),
         Figure(f"{name}: p50", found.times.percentile(NONE, 50), "ms", must="<= 2"),

@@ -84,6 +84,8 @@ class BenchIndex:
     searcher: Searcher
     attributes: Mapping[str, NDArray[np.int64]]
     file_bytes: int
+    code_bytes: int
+    """Of all vectors as they are stored."""
 
     def ask(
         self,
@@ -152,7 +154,7 @@ def opened(place: Path, columns: Mapping[str, NDArray[np.int64]]) -> BenchIndex:
     index = article_index_of(kind, place / INDEX_FILE, info.refine_factor)
     searcher = Searcher(index, Attributes(columns, len(index)), info.nprobe)
     size = (place / INDEX_FILE).stat().st_size
-    return BenchIndex(info, index, searcher, columns, size)
+    return BenchIndex(info, index, searcher, columns, size, len(index) * kind.bytes_of_codes)
 
 
 def exact_ids(
