@@ -13,6 +13,7 @@ from faiss_server.loaded import index_bytes
 from faiss_server.popular import PopularList
 from faiss_server.search import SearchQuery, SearchResult
 from faiss_server.service import ArticleVectors
+from faiss_server.taken_down import TakenDown
 from releases.manifest import GoldenHistory, Manifest
 from releases.split import Split
 from service_runtime.errors import InvalidRequestError
@@ -27,6 +28,8 @@ __all__ = [
     "search_message",
     "split_message",
     "statuses_message",
+    "taken_down_message",
+    "taken_ids_of",
     "use_of",
     "vectors_message",
 ]
@@ -37,6 +40,7 @@ _MAX_FILTERS: Final = 16
 _MAX_FILTER_VALUES: Final = 1000
 _MAX_ARTICLES: Final = 1000
 _MAX_IN_USE: Final = 16
+_MAX_TAKEN: Final = 10_000
 
 _INT64: Final = np.dtype("<i8")
 _FLOAT32: Final = np.dtype("<f4")
@@ -103,6 +107,22 @@ def use_of(request: pb.GetStatusRequest) -> tuple[Sequence[int], Sequence[int]]:
     return request.in_use, request.refused
 
 
+def taken_ids_of(request: pb.RemoveRequest | pb.RestoreRequest) -> Sequence[int]:
+    """Check and take the articles to take down, or back."""
+    count = len(request.article_ids)
+    if not 1 <= count <= _MAX_TAKEN:
+        raise InvalidRequestError(f"article_ids: {count} ids are not 1 to {_MAX_TAKEN}")
+    _refuse_negative(np.array(request.article_ids, _INT64), "article_ids")
+    return request.article_ids
+
+
+def taken_down_message(taken: TakenDown | None) -> pb.TakenDown | None:
+    """Pack what is taken down; None: the caller knows it."""
+    if taken is None:
+        return None
+    return pb.TakenDown(digest=taken.digest, article_ids=_packed(taken.article_ids, _INT64))
+
+
 def search_message(release: int, result: SearchResult) -> pb.SearchResponse:
     """Pack what a search found."""
     return pb.SearchResponse(
@@ -111,6 +131,7 @@ def search_message(release: int, result: SearchResult) -> pb.SearchResponse:
         ids=_packed(result.article_ids, _INT64),
         scores=_packed(result.scores, _FLOAT32),
         widened=result.widened,
+        cut_short=result.cut_short,
     )
 
 

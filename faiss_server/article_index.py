@@ -7,27 +7,32 @@ faiss's array map of 8 bytes per article where its map by id takes a hash table.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faiss_server._faiss import faiss
 from faiss_server.errors import RefusalReason, ReleaseRefusedError
+from faiss_server.index_kind import IndexKind, UnservedKindError
 from releases.manifest import Manifest
 
-__all__ = ["ArticleIndex", "open_article_index"]
+__all__ = ["ArticleIndex", "article_index_of", "open_article_index", "read_index_kind"]
 
 
 class ArticleIndex:
     """Search and vectors by position. Safe to use from many threads at once."""
 
-    def __init__(self, index: Any, article_ids: NDArray[np.int64]) -> None:
-        self._index = index
+    def __init__(
+        self, kind: IndexKind, article_ids: NDArray[np.int64], refine_factor: float = 1.0
+    ) -> None:
+        self._kind = kind
+        self._searched = kind.searched
+        self._refine_factor = refine_factor
         self.article_ids = article_ids
         """int64[n], ascending: the article at each position."""
-        self.dimension: int = index.d
-        self.lists: int = index.nlist
+        self.dimension: int = kind.searched.d
+        self.lists: int = kind.lists
 
     def __len__(self) -> int:
         return self.article_ids.size
@@ -46,9 +51,8 @@ class ArticleIndex:
         Equal scores are in order of article id. Where the probed lists hold too little the
         position is -1. `allowed` is a faiss IDSelector of positions.
         """
-        # Parameters without nprobe silently mean 1; one object is never shared between threads.
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=allowed)
-        scores, positions = self._index.search(vectors, k, params=parameters)
+        parameters = self._kind.parameters(nprobe, self._refine_factor, allowed)
+        scores, positions = self._searched.search(vectors, k, params=parameters)
         if not (scores[:, 1:] == scores[:, :-1]).any():
             return positions, scores  # faiss sorts by score
         order = np.lexsort((positions, -scores), axis=-1)
@@ -56,7 +60,7 @@ class ArticleIndex:
 
     def vectors_at(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Answer the stored vectors, float32[n, dimension]; compressed ones are decoded."""
-        vectors: NDArray[np.float32] = self._index.reconstruct_batch(positions)
+        vectors: NDArray[np.float32] = self._searched.reconstruct_batch(positions)
         return vectors
 
 
@@ -66,70 +70,83 @@ def open_article_index(path: Path, manifest: Manifest) -> ArticleIndex:
     Raises ReleaseRefusedError. The file is read, not mapped: a file that changes under a map kills
     the process, and the first searches of a mapped index wait for the disk.
     """
+    kind = read_index_kind(path)
+    for name, found, expected in (
+        ("dimension", kind.index.d, manifest.dimension),
+        ("article_count", kind.index.ntotal, manifest.article_count),
+        ("index.lists", kind.lists, manifest.index.lists),
+    ):
+        if found != expected:
+            _refuse(path, f"{name} is {found}, the manifest says {expected}")
+    return article_index_of(kind, path, manifest.index.refine_factor)
+
+
+def read_index_kind(path: Path) -> IndexKind:
+    """Read an index of a kind that can be served; raises ReleaseRefusedError."""
     try:
         index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as error:
         what = str(error).rsplit("Error: ", 1)[-1].strip() or type(error).__name__
         raise ReleaseRefusedError(RefusalReason.FILES, f"{path}: not readable: {what}") from error
-    _check_description(index, manifest, path)
-    _check_reach(index, path)
-    article_ids = _number_by_position(index, path)
-    index.set_direct_map_type(faiss.DirectMap.Array)
-    return ArticleIndex(index, article_ids)
-
-
-def _check_description(index: Any, manifest: Manifest, path: Path) -> None:
-    if not isinstance(index, faiss.IndexIVF) or not isinstance(
-        faiss.downcast_InvertedLists(index.invlists), faiss.ArrayInvertedLists
-    ):
-        _refuse(path, f"{type(index).__name__} is not an IVF index with lists in memory")
-    if not index.is_trained:
+    try:
+        kind = IndexKind.of(index)
+    except UnservedKindError as error:
+        raise ReleaseRefusedError(RefusalReason.INDEX, f"{path}: {error}") from error
+    if not kind.ivf.is_trained:
         _refuse(path, "the index is not trained")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT:
         _refuse(path, "the metric is not the inner product")
-    for name, found, expected in (
-        ("dimension", index.d, manifest.dimension),
-        ("article_count", index.ntotal, manifest.article_count),
-        ("index.lists", index.nlist, manifest.index.lists),
-    ):
-        if found != expected:
-            _refuse(path, f"{name} is {found}, the manifest says {expected}")
+    return kind
 
 
-def _check_reach(index: Any, path: Path) -> None:
-    """Every article must be found where all lists are probed, or "no more articles" is untrue."""
-    nothing = np.zeros((1, index.d), np.float32)
-    # The zero vector's score is 0 with every article, but no number where a value is not finite.
-    everywhere = faiss.SearchParametersIVF(nprobe=index.nlist)
-    found, _, _ = index.range_search(nothing, -1.0, params=everywhere)
-    if found[-1] != index.ntotal:
+def article_index_of(kind: IndexKind, path: Path, refine_factor: float) -> ArticleIndex:
+    """Number the articles by position, once each can be reached; raises ReleaseRefusedError."""
+    if (reached := kind.reached()) != kind.index.ntotal:
         _refuse(
             path,
-            f"a search of all lists reaches {found[-1]} of {index.ntotal} articles: some vectors "
-            "are not finite, or the coarse quantizer is approximate",
+            f"a search of all lists reaches {reached} of {kind.index.ntotal} articles: some "
+            "vectors are not finite, or the coarse quantizer is approximate",
         )
+    article_ids = _number_by_position(kind, path)
+    if not kind.is_refined:  # finer vectors lie in order of position
+        kind.ivf.set_direct_map_type(faiss.DirectMap.Array)
+    return ArticleIndex(kind, article_ids, refine_factor)
 
 
-def _number_by_position(index: Any, path: Path) -> NDArray[np.int64]:
-    """Replace the ids in the lists by positions; answer the ids, ascending."""
-    lists = faiss.downcast_InvertedLists(index.invlists)
-    views = [
+def _number_by_position(kind: IndexKind, path: Path) -> NDArray[np.int64]:
+    """Have the lists number the articles by position; answer the ids, ascending."""
+    views = _ids_in_lists(kind.ivf)
+    numbers: NDArray[np.int64] = np.concatenate(views) if views else np.empty(0, np.int64)
+    numbers.sort()
+    if numbers.size != kind.index.ntotal:
+        _refuse(
+            path, f"the lists hold {numbers.size} articles, the header says {kind.index.ntotal}"
+        )
+    if kind.has_id_map:
+        if (numbers != np.arange(numbers.size)).any():
+            _refuse(path, "the lists do not number the articles 0, 1, ...")
+        numbers = faiss.vector_to_array(kind.index.id_map)
+        if numbers.size != kind.index.ntotal or (numbers[1:] < numbers[:-1]).any():
+            _refuse(path, "the table of article ids is not in ascending order")
+    if numbers[0] < 0:
+        _refuse(path, f"article id {numbers[0]} is negative")
+    if (numbers[1:] == numbers[:-1]).any():
+        _refuse(path, "an article id is there twice")
+    if not kind.has_id_map:
+        for view in views:
+            view[:] = np.searchsorted(numbers, view)
+    return numbers
+
+
+def _ids_in_lists(ivf: Any) -> list[NDArray[np.int64]]:
+    """View the ids of each list that is not empty, to be changed in place."""
+    lists = faiss.downcast_InvertedLists(ivf.invlists)
+    return [
         faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
-        for number in range(index.nlist)
+        for number in range(ivf.nlist)
         if lists.list_size(number)
     ]
-    article_ids: NDArray[np.int64] = np.concatenate(views) if views else np.empty(0, np.int64)
-    article_ids.sort()
-    if article_ids.size != index.ntotal:
-        _refuse(path, f"the lists hold {article_ids.size} articles, the header says {index.ntotal}")
-    if article_ids[0] < 0:
-        _refuse(path, f"article id {article_ids[0]} is negative")
-    if (article_ids[1:] == article_ids[:-1]).any():
-        _refuse(path, "an article id is there twice")
-    for view in views:
-        view[:] = np.searchsorted(article_ids, view)
-    return article_ids
 
 
-def _refuse(path: Path, message: str) -> None:
+def _refuse(path: Path, message: str) -> NoReturn:
     raise ReleaseRefusedError(RefusalReason.INDEX, f"{path}: {message}")

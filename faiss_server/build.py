@@ -1,6 +1,7 @@
-"""Building an IVF index whose number of probed lists is chosen by measured recall."""
+"""Building an IVF index whose effort of search is chosen by measured recall."""
 
-import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -9,30 +10,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faiss_server._faiss import faiss
+from faiss_server.build_errors import BuildError
+from faiss_server.exact import exact_top_k
+from faiss_server.index_kind import IndexKind, UnservedKindError
+from faiss_server.spec import AUTO, list_count, resolve_spec
+from faiss_server.tuning import Effort, Tuned, Wanted, choose_effort, measure_curve, recalls
+from faiss_server.two_levels import centres_in_two_levels
+from releases.manifest import CurvePoint, IndexInfo
 
 __all__ = [
     "BuildError",
     "BuiltIndex",
+    "Goal",
+    "OnProgress",
     "build_index",
     "exact_top_k",
     "list_count",
     "search_file",
+    "tune_index",
     "write_index",
 ]
 
-_TRAINING_POINTS_PER_LIST: Final = 39  # faiss warns below it
+OnProgress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
 _MOST_TRAINING_POINTS_PER_LIST: Final = 256  # faiss uses no more by default
-_SCORED_AT_ONCE: Final = 64
-_CONFIDENCE_ERRORS: Final = 2.0
-
-
-class BuildError(ValueError):
-    """The vectors, ids or queries cannot make an index; the message says which and why."""
+_LEAST_TRAINING_POINTS_PER_LIST: Final = 39  # faiss warns below it
+_TRAINING_POINTS: Final = 1 << 19
+"""Above 2,000 lists each gets fewer: k-means takes as long as points times lists."""
+_ADDED_AT_ONCE: Final = 1 << 17
+_CHECKED_AT_ONCE: Final = 1 << 20
 
 
 @dataclass(frozen=True)
 class BuiltIndex:
-    """An inner-product IVF index with article ids of its own and nprobe already set."""
+    """An inner-product IVF index with article ids of its own; nprobe and factor already set."""
 
     index: Any
     type: str
@@ -41,9 +53,46 @@ class BuiltIndex:
     nprobe: int
     recall_at_200: float
     """Mean over the held-out queries, against exact search, with that nprobe."""
+    refine_factor: float = 1.0
+    curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def info(self) -> IndexInfo:
+        """What the manifest says of it."""
+        return IndexInfo(
+            type=self.type,
+            lists=self.lists,
+            nprobe=self.nprobe,
+            recall_at_200=self.recall_at_200,
+            refine_factor=self.refine_factor,
+            curve=self.curve,
+        )
 
 
-def build_index(  # noqa: PLR0913 - the last six have defaults
+@dataclass(frozen=True)
+class Goal:
+    """What a search shall find.
+
+    The queries [q, d] consist of equal `groups`, one after another, and each has to reach the
+    recall: a mean over all would let a hard group hide behind an easy one. `spare` is how many of
+    the nearest articles a search may have to leave out, such as those already viewed: the k that
+    follow must be found too. `held_out` [h, d] are the queries on which the stated recall and the
+    curve are measured; without them, those it was chosen on.
+    """
+
+    queries: NDArray[np.float32]
+    held_out: NDArray[np.float32]
+    groups: int = 1
+    recall: float = 0.99
+    k: int = 200
+    spare: int = 0
+
+
+def _ignore_progress(_stage: str, _done: int, _total: int) -> None:
+    pass
+
+
+def build_index(  # noqa: PLR0913 - those after the star have defaults
     vectors: NDArray[np.float32],
     ids: NDArray[np.int64],
     queries: NDArray[np.float32],
@@ -54,31 +103,59 @@ def build_index(  # noqa: PLR0913 - the last six have defaults
     k: int = 200,
     spare: int = 0,
     seed: int = 1,
+    spec: str = AUTO,
+    memory_bytes: int | None = None,
+    on_progress: OnProgress = _ignore_progress,
 ) -> BuiltIndex:
-    """Build `IVF{lists},Flat` over vectors [n, d] and choose nprobe on queries [q, d].
+    """Build an index over vectors [n, d], which may be mapped from a file, and tune it.
 
-    The lists are trained on a uniform sample. nprobe is the smallest whose recall@(k + spare), less
-    two standard errors, reaches the target in each of the equal `query_groups` that the queries
-    consist of, one after another: a mean over all would let a hard group hide behind an easy one.
-    `spare` is how many of the nearest articles a search may have to leave out, such as those
-    already viewed: the k that follow must be found too. The recall that is stated was measured on
-    `held_out` [h, d], which nprobe was not chosen on; without them it is that of the queries
-    themselves. Raises BuildError.
+    `spec` is a faiss factory string or `auto` (`faiss_server.spec`). The lists are trained on a
+    uniform sample. The same arguments make the same index, bit for bit, on the same machine with
+    the same number of threads; the curve's times differ. The others are those of `Goal`. Raises
+    BuildError.
     """
     held_out = queries if held_out is None else held_out
-    _check(vectors, ids, recall_target, k)
-    _check_queries("queries", queries, vectors)
-    _check_queries("held_out", held_out, vectors)
-    lists = list_count(len(vectors))
-    index = _trained_index(vectors, lists, seed)
-    index.add_with_ids(vectors, ids)
-    exact = ids[exact_top_k(vectors, queries, min(k + spare, len(vectors)))]
-    groups = list(zip(np.split(queries, query_groups), np.split(exact, query_groups), strict=True))
-    nprobe = _choose_nprobe(index, groups, recall_target)
-    nearest = ids[exact_top_k(vectors, held_out, min(k, len(vectors)))]
-    recall = float(_recalls(index, held_out, nearest, nprobe).mean())
-    index.nprobe = nprobe
-    return BuiltIndex(index, f"IVF{lists},Flat", lists, nprobe, recall)
+    goal = Goal(queries, held_out, query_groups, recall_target, k, spare)
+    _check(vectors, ids, goal)
+    factory = resolve_spec(spec, len(vectors), vectors.shape[1], memory_bytes)
+    index = _trained_index(vectors, factory, seed, on_progress)
+    _add(index, vectors, ids, on_progress)
+    if (reached := IndexKind.of(index).reached()) != len(ids):
+        raise BuildError(
+            f"spec {factory!r}: a search of all lists reaches {reached} of {len(ids)} articles: "
+            "its coarse quantizer loses lists; take `_HNSW32` or none"
+        )
+    tuned = _tune(IndexKind.of(index), vectors, ids, goal, on_progress)
+    return BuiltIndex(
+        index,
+        factory,
+        IndexKind.of(index).lists,
+        tuned.effort.nprobe,
+        tuned.recall,
+        tuned.effort.refine_factor,
+        tuned.curve,
+    )
+
+
+def tune_index(
+    index: Any,
+    vectors: NDArray[np.float32],
+    ids: NDArray[np.int64],
+    goal: Goal,
+    on_progress: OnProgress = _ignore_progress,
+) -> Tuned:
+    """Choose anew how an index of these vectors is searched, and set it; raises BuildError."""
+    _check(vectors, ids, goal)
+    if index.ntotal != len(vectors) or index.d != vectors.shape[1]:
+        raise BuildError(
+            f"the index has {index.ntotal} articles of {index.d} values, the vectors are "
+            f"{list(vectors.shape)}"
+        )
+    try:
+        kind = IndexKind.of(index)
+    except UnservedKindError as error:
+        raise BuildError(str(error)) from None
+    return _tune(kind, vectors, ids, goal, on_progress)
 
 
 def write_index(built: BuiltIndex, path: Path) -> None:
@@ -96,75 +173,117 @@ def search_file(
     return ids, scores
 
 
-def list_count(vector_count: int) -> int:
-    """About four times the square root, with at least 39 training points for each list."""
-    wanted = round(4 * math.sqrt(vector_count))
-    return max(1, min(wanted, vector_count // _TRAINING_POINTS_PER_LIST))
-
-
-def exact_top_k(
-    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
-) -> NDArray[np.int64]:
-    """Find the rows with the k largest inner products by brute force, best first, [q, k]."""
-    found = np.empty((len(queries), k), np.int64)
-    for begin in range(0, len(queries), _SCORED_AT_ONCE):
-        scores = queries[begin : begin + _SCORED_AT_ONCE] @ vectors.T
-        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-        order = np.argsort(-np.take_along_axis(scores, top, axis=1), axis=1, kind="stable")
-        found[begin : begin + len(scores)] = np.take_along_axis(top, order, axis=1)
-    return found
-
-
-def _trained_index(vectors: NDArray[np.float32], lists: int, seed: int) -> Any:
-    dimension = vectors.shape[1]
-    quantizer = faiss.IndexFlatIP(dimension)
-    index = faiss.IndexIVFFlat(quantizer, dimension, lists, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed = seed
-    size = min(len(vectors), lists * _MOST_TRAINING_POINTS_PER_LIST)
-    # The first rows are the most viewed articles: they would not stand for the rest.
-    sample = np.random.default_rng(seed).choice(len(vectors), size=size, replace=False)
-    index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
+def _trained_index(
+    vectors: NDArray[np.float32], factory: str, seed: int, on_progress: OnProgress
+) -> Any:
+    """Make an empty index that takes article ids, its lists trained."""
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        if not isinstance(index, faiss.IndexIVF):
+            index = _with_id_map(index)
+        kind = IndexKind.of(index)
+    except (RuntimeError, UnservedKindError) as error:
+        what = re.sub(r".*\.(cpp|h):\d+: ", "", str(error), flags=re.DOTALL)
+        raise BuildError(f"spec {factory!r}: {what}") from None
+    sample = _training_sample(vectors, kind.lists, seed)
+    on_progress("train", 0, len(sample))
+    kind.ivf.cp.seed = seed
+    if isinstance(faiss.downcast_index(kind.ivf.quantizer), faiss.IndexFlat):
+        kind.searched.train(sample)
+    else:
+        _train_with_graph(kind, sample, seed)
+    on_progress("train", len(sample), len(sample))
     return index
 
 
-def _choose_nprobe(
-    index: Any, groups: list[tuple[NDArray[np.float32], NDArray[np.int64]]], target: float
-) -> int:
-    """Bisect: recall does not fall when more lists are probed."""
-    low, high = 1, index.nlist
-    while low < high:
-        middle = (low + high) // 2
-        recalls = (_recalls(index, queries, exact, middle) for queries, exact in groups)
-        if all(_lower_bound(each) >= target for each in recalls):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def _with_id_map(index: Any) -> Any:
+    """Put a table of ids around an index that numbers its articles."""
+    mapped = faiss.IndexIDMap(index)
+    index.this.disown()
+    mapped.own_fields = True
+    return mapped
 
 
-def _recalls(
-    index: Any, queries: NDArray[np.float32], exact: NDArray[np.int64], nprobe: int
-) -> NDArray[np.float64]:
-    parameters = faiss.SearchParametersIVF(nprobe=nprobe)
-    _, found = index.search(queries, exact.shape[1], params=parameters)
-    shares = [
-        len(np.intersect1d(row, wanted)) / len(wanted)
-        for row, wanted in zip(found, exact, strict=True)
-    ]
-    return np.array(shares)
+def _training_sample(vectors: NDArray[np.float32], lists: int, seed: int) -> NDArray[np.float32]:
+    """Take rows from everywhere: the first ones are the most viewed articles."""
+    of_each = min(
+        _MOST_TRAINING_POINTS_PER_LIST,
+        max(_LEAST_TRAINING_POINTS_PER_LIST, _TRAINING_POINTS // lists),
+    )
+    if len(vectors) < lists:
+        raise BuildError(
+            f"{len(vectors)} vectors cannot fill {lists} lists; name fewer in the spec"
+        )
+    size = min(len(vectors), lists * of_each)
+    sample = np.random.default_rng(seed).choice(len(vectors), size=size, replace=False)
+    return np.ascontiguousarray(vectors[np.sort(sample)])
 
 
-def _lower_bound(recalls: NDArray[np.float64]) -> float:
-    error = recalls.std(ddof=1) / math.sqrt(len(recalls)) if len(recalls) > 1 else 0.0
-    return float(recalls.mean() - _CONFIDENCE_ERRORS * error)
+def _train_with_graph(kind: IndexKind, sample: NDArray[np.float32], seed: int) -> None:
+    """Find the centres, and make the graph of them in one thread: several threads would make
+    another one each time.
+    """
+    centres = centres_in_two_levels(_as_in_the_lists(kind, sample), kind.lists, seed)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        kind.ivf.quantizer.train(centres)
+        kind.ivf.quantizer.add(centres)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    kind.searched.train(sample)  # what is left: the codes
 
 
-def _check(
+def _as_in_the_lists(kind: IndexKind, sample: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Train the rotation, if there is one; answer the sample as the lists get it."""
+    if not kind.is_rotated:
+        return sample
+    chain = kind.rotated.chain
+    for number in range(chain.size()):
+        step = faiss.downcast_VectorTransform(chain.at(number))
+        step.train(sample)
+        sample = step.apply(sample)
+    return sample
+
+
+def _add(
+    index: Any, vectors: NDArray[np.float32], ids: NDArray[np.int64], on_progress: OnProgress
+) -> None:
+    """Add in order of id, a part at a time: an article's number is then its place by id."""
+    order = None if (ids[1:] > ids[:-1]).all() else np.argsort(ids)
+    for begin in range(0, len(ids), _ADDED_AT_ONCE):
+        part = slice(begin, begin + _ADDED_AT_ONCE)
+        rows = part if order is None else order[part]
+        index.add_with_ids(np.ascontiguousarray(vectors[rows]), np.ascontiguousarray(ids[rows]))
+        on_progress("add", index.ntotal, len(ids))
+
+
+def _tune(
+    kind: IndexKind,
     vectors: NDArray[np.float32],
     ids: NDArray[np.int64],
-    recall_target: float,
-    k: int,
-) -> None:
+    goal: Goal,
+    on_progress: OnProgress,
+) -> Tuned:
+    steps = 4
+    on_progress("tune", 0, steps)
+    exact = ids[exact_top_k(vectors, goal.queries, min(goal.k + goal.spare, len(vectors)))]
+    parts = zip(np.split(goal.queries, goal.groups), np.split(exact, goal.groups), strict=True)
+    groups = [Wanted(*part) for part in parts]
+    on_progress("tune", 1, steps)
+    effort: Effort = choose_effort(kind, groups, goal.recall)
+    on_progress("tune", 2, steps)
+    nearest = ids[exact_top_k(vectors, goal.held_out, min(goal.k, len(vectors)))]
+    held_out = Wanted(goal.held_out, nearest)
+    recall = float(recalls(kind, held_out, effort).mean())
+    on_progress("tune", 3, steps)
+    curve = measure_curve(kind, held_out, effort)
+    kind.set_defaults(effort.nprobe, effort.refine_factor)
+    on_progress("tune", steps, steps)
+    return Tuned(effort, recall, curve)
+
+
+def _check(vectors: NDArray[np.float32], ids: NDArray[np.int64], goal: Goal) -> None:
     _check_matrix("vectors", vectors)
     if ids.dtype != np.int64 or ids.shape != (len(vectors),):
         raise BuildError(
@@ -176,10 +295,12 @@ def _check(
     distinct, counts = np.unique(ids, return_counts=True)
     if len(distinct) != len(ids):
         raise BuildError(f"id {distinct[counts > 1][0]} is given to more than one vector")
-    if not 0 < recall_target <= 1:
-        raise BuildError(f"recall_target must be above 0 and at most 1; it is {recall_target}")
-    if k < 1:
-        raise BuildError(f"k must be at least 1; it is {k}")
+    if not 0 < goal.recall <= 1:
+        raise BuildError(f"recall_target must be above 0 and at most 1; it is {goal.recall}")
+    if goal.k < 1:
+        raise BuildError(f"k must be at least 1; it is {goal.k}")
+    _check_queries("queries", goal.queries, vectors)
+    _check_queries("held_out", goal.held_out, vectors)
 
 
 def _check_queries(name: str, queries: NDArray[np.float32], vectors: NDArray[np.float32]) -> None:
@@ -194,6 +315,7 @@ def _check_matrix(name: str, rows: NDArray[np.float32]) -> None:
             f"{name} must be float32[rows, dimension] with at least one row; "
             f"they are {rows.dtype}{list(rows.shape)}"
         )
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise BuildError(f"{name}: row {int(np.argmin(finite))} holds NaN or infinity")
+    for begin in range(0, len(rows), _CHECKED_AT_ONCE):
+        finite = np.isfinite(rows[begin : begin + _CHECKED_AT_ONCE]).all(axis=1)
+        if not finite.all():
+            raise BuildError(f"{name}: row {begin + int(np.argmin(finite))} holds NaN or infinity")

@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from service_runtime.settings import Port, ServerSettings
 
 __all__ = ["FaissServerSettings"]
+
+
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class FaissServerSettings(ServerSettings):
@@ -34,7 +37,29 @@ class FaissServerSettings(ServerSettings):
         default=True,
         description="Whether to tell the store, below serving/, what is held and answered from.",
     )
+    redis_url: SecretStr | None = Field(
+        default=None,
+        description="Redis in which articles are taken down; default: none are.",
+    )
+    redis_credentials_file: Path | None = Field(
+        default=None,
+        description="user:password in one line, for each new connection; then none in the URL.",
+    )
+    redis_cluster: bool = Field(
+        default=False, description="Whether the URL is that of a node of a Redis Cluster."
+    )
+    recall_sample_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.001,
+        description="Share of the searches that are repeated exactly to measure recall; 0: none.",
+    )
     search_threads: Annotated[int, Field(ge=1)] = Field(
         default_factory=lambda: len(os.sched_getaffinity(0)),
         description="Searches at the same time; default: the cores of this process.",
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return value

@@ -99,6 +99,11 @@ class HeldReleases:
                 return loaded
         return None
 
+    def all_on_notice(self) -> list[LoadedRelease]:
+        """Answer the withdrawn releases that are still searched."""
+        leaving = (departing.on_notice for departing in tuple(self._departing))
+        return [loaded for loaded in leaving if loaded is not None]
+
     def is_withdrawn(self, release: int) -> bool:
         """Whether the release is among those withdrawn last."""
         return release in self._withdrawn

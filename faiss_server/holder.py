@@ -6,6 +6,9 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from faiss_server.errors import RefusalReason, ReleaseRefusedError
 from faiss_server.held import Held, HeldReleases
 from faiss_server.loaded import LoadedRelease, load_release
@@ -26,6 +29,10 @@ logger = logging.getLogger(__name__)
 RESIDENT_RELEASES: Final = 2
 
 
+def _nothing() -> NDArray[np.int64]:
+    return np.empty(0, np.int64)
+
+
 class ReleaseHolder:
     """Loads the newest releases of a store, drops old and withdrawn ones.
 
@@ -33,7 +40,8 @@ class ReleaseHolder:
     held at any time and goes on with what it got: a dropped release lives until its last search is
     done. `on_change` is called, in one of the first two threads, after each change. No release that
     `in_use` names makes room for another; a new one then waits. A withdrawn one leaves the status
-    at once, and is still searched for `notice_seconds`: callers find out when they ask next.
+    at once, and is still searched for `notice_seconds`: callers find out when they ask next. None
+    answers an article that `taken_down` names, int64[n].
     """
 
     def __init__(  # noqa: PLR0913 - each has a user
@@ -46,12 +54,14 @@ class ReleaseHolder:
         in_use: Callable[[], Collection[int]] = frozenset,
         *,
         notice_seconds: float = 0.0,
+        taken_down: Callable[[], NDArray[np.int64]] = _nothing,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._root = root
         self._metrics = metrics
         self._in_use = in_use
+        self._taken_down = taken_down
         self._releases = HeldReleases(metrics, on_change, notice_seconds)
         self._refused: set[int] = set()
         self._mirror_refused: set[int] = set()
@@ -74,6 +84,12 @@ class ReleaseHolder:
     def held(self) -> Held:
         """Answer what is held now."""
         return self._releases.now
+
+    def leave_out_what_is_taken_down(self) -> None:
+        """Have no release answer what `taken_down` names now; from any thread."""
+        article_ids = self._taken_down()
+        for loaded in (*self.held.ready.values(), *self._releases.all_on_notice()):
+            loaded.searcher.leave_out(article_ids)
 
     def get(self, release: int) -> LoadedRelease:
         """Answer a release that is ready, or withdrawn so lately that callers cannot know.
@@ -207,7 +223,12 @@ class ReleaseHolder:
         release = manifest.release
         self._releases.begin(manifest)
         try:
-            self._releases.add(load_release(manifest, self._root))
+            loaded = load_release(manifest, self._root)
+            loaded.searcher.leave_out(self._taken_down())
+            self._releases.add(loaded)
+            # What changed since the line before last found this release not yet among those held.
+            loaded.searcher.leave_out(self._taken_down())
+            del loaded  # it would keep in memory what leaves
         except ReleaseRefusedError as error:
             # Its text alone: whoever keeps a record would keep the index, which the traceback has.
             logger.error("release %d is refused: %s", release, str(error))  # noqa: TRY400

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 
 from recsys.faiss.v1 import faiss_service_pb2 as pb
 from recsys.faiss.v1 import faiss_service_pb2_grpc as pb_grpc
@@ -14,9 +15,11 @@ from faiss_server.follow import looking, looks_of
 from faiss_server.holder import RESIDENT_RELEASES, ReleaseHolder
 from faiss_server.in_use import ReleasesInUse
 from faiss_server.metrics import FaissServerMetrics
+from faiss_server.recall_watch import RecallWatch
 from faiss_server.report import ServingReporter
 from faiss_server.service import FaissService
 from faiss_server.servicer import FaissServicer
+from faiss_server.taken_down import TakeDownStore, TakenDown, TakenDownArticles
 from releases.errors import ReleaseError
 from releases.layout import Part
 from releases.serving import current_reports, releases_in_use
@@ -26,12 +29,17 @@ from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
+from service_runtime.redis_credentials import read_credentials
 from service_runtime.server import RunningServer, Services, running_server
 
 __all__ = ["serve"]
 
 _NOTICE_SECONDS = 1.0
 """After a withdrawal; recommenders ask for the status four times a second."""
+_TAKEN_DOWN_SECONDS = 0.25
+"""How often Redis is asked for what is taken down; recommenders ask as often for what is known."""
+_TAKEN_DOWN_FILE = "taken_down.json"
+_NOTHING = TakenDown()
 _NAME = pb.DESCRIPTOR.services_by_name["FaissService"].full_name
 
 
@@ -45,15 +53,28 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
     registry = new_registry()
     metrics = FaissServerMetrics(registry)
     changed = asyncio.Event()
+
+    def on_taken_down() -> None:
+        holder.leave_out_what_is_taken_down()
+
+    taken_down = _taken_down(settings, metrics, on_taken_down)
     holder = ReleaseHolder(
         store, mirror, settings.local_dir, metrics, _setter(changed), in_use.in_use,
         notice_seconds=_NOTICE_SECONDS,
+        taken_down=lambda: (
+            _NOTHING if taken_down is None else taken_down.after_first_look()
+        ).article_ids,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
+        if taken_down is not None:
+            looks = {"follow-taken-down": lambda _: taken_down.look()}
+            await stack.enter_async_context(looking(looks, metrics, _TAKEN_DOWN_SECONDS))
         executor = ThreadPoolExecutor(settings.search_threads, thread_name_prefix="search")
         stack.callback(executor.shutdown, cancel_futures=True)
+        watch = stack.enter_context(RecallWatch(metrics, settings.recall_sample_share))
         servicer = FaissServicer(
-            FaissService(holder, executor, metrics, in_use), settings.default_deadline_seconds
+            FaissService(holder, executor, metrics, in_use, watch, taken_down),
+            settings.default_deadline_seconds,
         )
         services = Services(
             register=lambda server: pb_grpc.add_FaissServiceServicer_to_server(servicer, server),
@@ -107,6 +128,31 @@ def _open_store(
         if not mirror.local():
             raise StartupError(f"FAISS_SERVER_STORE: {error}") from error
     return store, mirror
+
+
+def _taken_down(
+    settings: FaissServerSettings, metrics: FaissServerMetrics, on_change: Callable[[], object]
+) -> TakenDownArticles | None:
+    if settings.redis_url is None:
+        return None
+    url, cluster = settings.redis_url.get_secret_value(), settings.redis_cluster
+    file = settings.redis_credentials_file
+    if file is not None:
+        _check(file)
+
+    def connect() -> TakeDownStore:
+        from faiss_server.taken_down_redis import RedisTakeDowns  # noqa: PLC0415 - in its thread
+
+        return RedisTakeDowns(url, cluster=cluster, credentials_file=file)
+
+    return TakenDownArticles(connect, settings.local_dir / _TAKEN_DOWN_FILE, metrics, on_change)
+
+
+def _check(credentials_file: Path) -> None:
+    try:
+        read_credentials(credentials_file)
+    except (OSError, ValueError) as error:
+        raise StartupError(f"FAISS_SERVER_REDIS_CREDENTIALS_FILE: {error}") from error
 
 
 def _setter(changed: asyncio.Event) -> Callable[[], None]:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,26 @@ from faiss_server.in_use import ReleasesInUse
 from faiss_server.loaded import LoadedRelease
 from faiss_server.metrics import FaissServerMetrics
 from faiss_server.popular import PopularList
+from faiss_server.recall_watch import RecallWatch
 from faiss_server.search import SearchQuery, SearchResult
+from faiss_server.taken_down import TakenDown, TakenDownArticles
 from releases.manifest import GoldenHistory
 from releases.split import Split
 from service_runtime.deadlines import Deadline
-from service_runtime.errors import InvalidRequestError
+from service_runtime.errors import InvalidRequestError, ReleaseNotHeldError
 
 __all__ = ["MAX_VECTORS", "ArticleVectors", "FaissService"]
 
 MAX_VECTORS = 256
 """In one search."""
 
+_NOTHING: Final = TakenDown()
+
 AnswerT = TypeVar("AnswerT")
+
+
+class TakeDownsOffError(ReleaseNotHeldError):
+    """The server follows no Redis, so nothing can be taken down by it: FAILED_PRECONDITION."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,15 @@ class FaissService:
         executor: Executor,
         metrics: FaissServerMetrics,
         in_use: ReleasesInUse,
+        watch: RecallWatch | None = None,
+        taken_down: TakenDownArticles | None = None,
     ) -> None:
         self._holder = holder
         self._executor = executor
         self._metrics = metrics
         self._in_use = in_use
+        self._watch = watch
+        self._taken_down = taken_down
 
     async def search(self, release: int, query: SearchQuery, deadline: Deadline) -> SearchResult:
         """Search one release; `query.vectors` are its rows' values in one dimension, float32[n].
@@ -64,8 +76,10 @@ class FaissService:
         ordinary = query.is_plain and query.nprobe is None
         if ordinary and loaded.pace.is_short(len(query.vectors)):
             deadline.budget()
-            return self._search(loaded, query, ordinary=True)
-        return await self._run(deadline, lambda: self._search(loaded, query, ordinary=ordinary))
+            return self._search(loaded, query, deadline, ordinary=True)
+        return await self._run(
+            deadline, lambda: self._search(loaded, query, deadline, ordinary=ordinary)
+        )
 
     async def vectors(
         self, release: int, article_ids: NDArray[np.int64], deadline: Deadline
@@ -77,20 +91,64 @@ class FaissService:
         loaded = self._holder.get(release)
         return await self._run(deadline, lambda: _vectors(loaded, article_ids))
 
-    def popular(self, release: int, region_id: int | None) -> PopularList:
+    def popular(
+        self, release: int, region_id: int | None, *, with_taken_down: bool = False
+    ) -> PopularList:
         """Answer the region's popular articles, the overall ones where it has none.
 
         Raises ReleaseNotHeldError, BackendUnavailableError.
         """
         lists = self._holder.get(release).popular
-        return lists[region_id] if region_id in lists else lists[None]
+        found = lists[region_id] if region_id in lists else lists[None]
+        return found if with_taken_down else found.without(self.taken_down().article_ids)
 
-    def popular_everywhere(self, release: int) -> Sequence[PopularList]:
+    def popular_everywhere(
+        self, release: int, *, with_taken_down: bool = False
+    ) -> Sequence[PopularList]:
         """Answer all lists, the overall one first.
 
         Raises ReleaseNotHeldError, BackendUnavailableError.
         """
-        return tuple(self._holder.get(release).popular.values())
+        lists = tuple(self._holder.get(release).popular.values())
+        if with_taken_down:
+            return lists
+        gone = self.taken_down().article_ids
+        return tuple(each.without(gone) for each in lists)
+
+    def taken_down(self) -> TakenDown:
+        """Answer what is taken down now."""
+        return _NOTHING if self._taken_down is None else self._taken_down.now
+
+    def taken_down_unless(self, known_digest: int) -> TakenDown | None:
+        """Answer what is taken down now; None for a caller who knows it by its digest."""
+        digest = 0 if self._taken_down is None else self._taken_down.digest
+        return None if digest == known_digest else self.taken_down()
+
+    async def remove(self, article_ids: Collection[int], deadline: Deadline) -> int:
+        """Take articles down, for all servers; answer how many are taken down then.
+
+        Raises TakeDownsOffError, BackendUnavailableError, InvalidRequestError, OutOfTimeError.
+        """
+        followed = self._followed()
+        deadline.budget()
+        # Not in a search's thread: Redis may keep it waiting.
+        return await asyncio.to_thread(followed.remove, article_ids)
+
+    async def restore(self, article_ids: Collection[int], deadline: Deadline) -> int:
+        """Take articles back, for all servers; answer how many are still taken down.
+
+        Raises TakeDownsOffError, BackendUnavailableError, OutOfTimeError.
+        """
+        followed = self._followed()
+        deadline.budget()
+        return await asyncio.to_thread(followed.restore, article_ids)
+
+    def _followed(self) -> TakenDownArticles:
+        if self._taken_down is None:
+            raise TakeDownsOffError(
+                "this server follows no Redis to take articles down in: set FAISS_SERVER_REDIS_URL"
+            )
+        return self._taken_down
 
     def note_use(self, in_use: Collection[int], refused: Collection[int]) -> None:
         """Take a caller's word for what it answers from, and what it will not answer from."""
@@ -121,13 +179,17 @@ class FaissService:
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, in_time)
 
-    def _search(self, loaded: LoadedRelease, query: SearchQuery, *, ordinary: bool) -> SearchResult:
+    def _search(
+        self, loaded: LoadedRelease, query: SearchQuery, deadline: Deadline, *, ordinary: bool
+    ) -> SearchResult:
         started = time.perf_counter()
-        result = loaded.searcher.search(query)
+        result = loaded.searcher.search(query, deadline.left)
         seconds = time.perf_counter() - started
         self._metrics.search.observe(seconds)
         if ordinary:
             loaded.pace.learn(seconds, len(query.vectors))
+        if self._watch is not None:
+            self._watch.see(loaded, query, result)
         return result
 
 

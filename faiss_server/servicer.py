@@ -16,6 +16,8 @@ from faiss_server._messages import (
     search_message,
     split_message,
     statuses_message,
+    taken_down_message,
+    taken_ids_of,
     use_of,
     vectors_message,
 )
@@ -55,9 +57,26 @@ class FaissServicer(pb_grpc.FaissServiceServicer):
         context: Context,  # noqa: ARG002
     ) -> pb.GetPopularResponse:
         release, region_id = release_of(request), region_of(request)
+        everything = request.include_taken_down
         if request.all_regions:
-            return popular_message(release, self._service.popular_everywhere(release))
-        return popular_message(release, [self._service.popular(release, region_id)])
+            lists = self._service.popular_everywhere(release, with_taken_down=everything)
+            return popular_message(release, lists)
+        one = self._service.popular(release, region_id, with_taken_down=everything)
+        return popular_message(release, [one])
+
+    async def Remove(  # noqa: D102, N802
+        self, request: pb.RemoveRequest, context: Context
+    ) -> pb.RemoveResponse:
+        deadline = Deadline.of(context, self._default_deadline_seconds)
+        count = await self._service.remove(taken_ids_of(request), deadline)
+        return pb.RemoveResponse(taken_down_count=count)
+
+    async def Restore(  # noqa: D102, N802
+        self, request: pb.RestoreRequest, context: Context
+    ) -> pb.RestoreResponse:
+        deadline = Deadline.of(context, self._default_deadline_seconds)
+        count = await self._service.restore(taken_ids_of(request), deadline)
+        return pb.RestoreResponse(taken_down_count=count)
 
     async def GetStatus(  # noqa: D102, N802
         self,
@@ -70,4 +89,7 @@ class FaissServicer(pb_grpc.FaissServiceServicer):
             releases=statuses_message(self._service.held()),
             golden_histories=golden_histories_message(histories),
             split=split_message(self._service.split()),
+            taken_down=taken_down_message(
+                self._service.taken_down_unless(request.taken_down_digest)
+            ),
         )

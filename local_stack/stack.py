@@ -144,7 +144,7 @@ class LocalStack:
         self._serve(
             "faiss-server",
             self._ports.faiss_server,
-            {"STORE": self._store, "LOCAL_DIR": str(local)},
+            {"STORE": self._store, "LOCAL_DIR": str(local), "REDIS_URL": self.redis_url},
         )
         # Both are starting; only now wait for them, the recommender needs their ports.
         model, faiss = self._listening("model-server"), self._listening("faiss-server")

@@ -109,6 +109,12 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
         list[str] | None, typer.Option(help="An option of Beam's, such as --runner=DataflowRunner")
     ] = None,
     recall_target: float = RunOptions.recall_target,
+    index_spec: Annotated[
+        str, typer.Option(help="A faiss factory string such as IVF4096,SQ8")
+    ] = RunOptions.index_spec,
+    index_memory_gib: Annotated[
+        float | None, typer.Option(help="What a faiss server may take for one release")
+    ] = None,
     max_drop: Annotated[
         float,
         typer.Option(help="HR or NDCG below the release in service, same users"),
@@ -183,6 +189,8 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
                 ),
                 remove_seen=not keep_seen,
                 recall_target=recall_target,
+                index_spec=index_spec,
+                index_memory_gib=index_memory_gib,
             )
         with _reporting_to(report_dir or workdir) as directory:
             # Now rather than after the training.

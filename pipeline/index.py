@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faiss_server.build import build_index, write_index
+from faiss_server.spec import AUTO
 from pipeline.collect import CollectedEvents
 from pipeline.exported import ExportedModel, ServedTower
 from pipeline.items import read_attributes
@@ -23,6 +24,7 @@ from releases.layout import (
     Part,
     part_path,
 )
+from releases.manifest import CurvePoint, IndexInfo
 
 __all__ = ["IndexedArticles", "index_articles"]
 
@@ -38,6 +40,20 @@ class IndexedArticles(StepRecord):
     lists: int
     nprobe: int
     recall_at_200: float
+    refine_factor: float = 1.0
+    curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def info(self) -> IndexInfo:
+        """What the manifest says of it."""
+        return IndexInfo(
+            type=self.type,
+            lists=self.lists,
+            nprobe=self.nprobe,
+            recall_at_200=self.recall_at_200,
+            refine_factor=self.refine_factor,
+            curve=self.curve,
+        )
 
     @property
     def samples(self) -> Path:
@@ -50,18 +66,21 @@ class IndexedArticles(StepRecord):
         return self.directory / part_path(Part.INDEX, self.release) / INDEX_FILE
 
 
-def index_articles(
+def index_articles(  # noqa: PLR0913 - those after the star have defaults
     exported: ExportedModel,
     prepared: PreparedData,
     collected: CollectedEvents,
     directory: Path,
     *,
     recall_target: float = 0.99,
+    spec: str = AUTO,
+    memory_bytes: int | None = None,
     seed: int = 1,
 ) -> IndexedArticles:
     """Index the article vectors; nprobe is chosen on the vectors of a sample of users.
 
-    The recall is that of other users. Popular articles are counted over all views.
+    The recall is that of other users. Popular articles are counted over all views. `spec` and
+    `memory_bytes` are those of `faiss_server.spec.resolve_spec`. Raises BuildError.
     """
     folder = directory / part_path(Part.INDEX, exported.release)
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,13 +97,16 @@ def index_articles(
         recall_target=recall_target,
         spare=HISTORY_LENGTH,
         seed=seed,
+        spec=spec,
+        memory_bytes=memory_bytes,
     )
     write_index(built, folder / INDEX_FILE)
     write_popular(collected.article_views, articles.ids, folder / POPULAR_FILE)
     _write_attributes(articles, collected.items, folder / ATTRIBUTES_FILE)
     return IndexedArticles(
-        directory, exported.release, built.type, built.lists, built.nprobe, built.recall_at_200
-    )
+        directory, exported.release, built.type, built.lists, built.nprobe, built.recall_at_200,
+        built.refine_factor, built.curve,
+    )  # fmt: skip
 
 
 def _sample_of_user_vectors(

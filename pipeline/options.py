@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from faiss_server.spec import AUTO
 from pipeline.holdout import Split
 
 __all__ = [
@@ -143,3 +144,7 @@ class RunOptions:
     remove_seen: bool = True
     """Whether the evaluation leaves out what a user has already viewed."""
     recall_target: Annotated[float, Field(ge=0.5, le=1)] = 0.99
+    index_spec: str = AUTO
+    """A faiss factory string, or `auto`: by the number of articles and `index_memory_gib`."""
+    index_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """What a faiss server may take for one release; None: as much as true vectors take."""

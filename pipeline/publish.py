@@ -24,7 +24,6 @@ from releases.checksums import describe_files
 from releases.layout import HISTORY_LENGTH
 from releases.manifest import (
     DataWindow,
-    IndexInfo,
     Manifest,
     ModelSignature,
     TensorSpec,
@@ -115,12 +114,7 @@ def _manifest(
         article_count=exported.article_count,
         vocabulary_sha256=_vocabulary_sha256(exported.article_ids()),
         model_signature=_signature(exported.dimension),
-        index=IndexInfo(
-            type=indexed.type,
-            lists=indexed.lists,
-            nprobe=indexed.nprobe,
-            recall_at_200=indexed.recall_at_200,
-        ),
+        index=indexed.info,
         offline_metrics=evaluation.offline_metrics(),
         versions={"python": platform.python_version()} | {n: version(n) for n in _LIBRARIES},
         golden_queries=goldens.queries(),

@@ -23,6 +23,7 @@ def report_run(result: RunResult, seconds_total: float) -> Report:
             _gate(result),
             _ranking(result),
             _samples(read_samples(result.indexed.samples)),
+            _index(result),
             _training(result),
             _steps(result),
             _data(result),
@@ -155,6 +156,37 @@ def _training(result: RunResult) -> Section:
         f"{result.trained.example_count} examples in batches of {result.trained.batch_size}; "
         f"the weights after epoch {result.trained.best_round.epochs:.1f} were kept.",
         (chart,),
+    )
+
+
+def _index(result: RunResult) -> Section:
+    index = result.indexed
+    factors = sorted({point.refine_factor for point in index.curve})
+    chart = LineChart(
+        x_label="p50 of one query in one thread, ms",
+        y_label="recall@200",
+        series=tuple(
+            Series(
+                "recall" if len(factors) == 1 else f"refined {factor:g} times",
+                tuple(
+                    sorted(
+                        (point.p50_ms, point.recall_at_200)
+                        for point in index.curve
+                        if point.refine_factor == factor
+                    )
+                ),
+            )
+            for factor in factors
+        ),
+    )
+    rows = tuple(
+        (point.nprobe, point.refine_factor, point.recall_at_200, point.p50_ms, point.p99_ms)
+        for point in index.curve
+    )
+    return Section(
+        "Index: recall and latency",
+        f"{index.type}; searches probe {index.nprobe} of {index.lists} lists.",
+        (chart, Table(("nprobe", "refine factor", "recall@200", "p50 ms", "p99 ms"), rows)),
     )
 
 

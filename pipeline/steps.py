@@ -162,8 +162,15 @@ def _evaluate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress)
 def _index(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:
     exported, prepared = _exported(inputs), _prepared(inputs)
     collected = CollectedEvents.load(inputs["collect"])
+    memory = options.index_memory_gib
     indexed = index_articles(
-        exported, prepared, collected, output, recall_target=options.recall_target
+        exported,
+        prepared,
+        collected,
+        output,
+        recall_target=options.recall_target,
+        spec=options.index_spec,
+        memory_bytes=None if memory is None else int(memory * 2**30),
     )
     shown = sample_predictions(prepared, exported, indexed, collected)
     write_samples(shown, indexed.samples)

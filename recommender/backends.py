@@ -1,7 +1,7 @@
 """What the recommender asks of its two backends, whatever carries the questions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from recommender.popular import PopularArticles
 from recommender.split import Split
 
 __all__ = [
+    "NONE_TAKEN_DOWN",
     "Backend",
     "GoldenHistory",
     "Retriever",
@@ -26,12 +27,17 @@ __all__ = [
 _PADDING: Final = (-1,) * HISTORY_LENGTH
 
 
+NONE_TAKEN_DOWN: Final = np.empty(0, np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The releases that a server can be asked for now, and the split if it knows one."""
+    """What a server says of itself: the releases that it can be asked for, and what it follows."""
 
     ready: frozenset[int]
     split: Split | None = None
+    taken_down: Int64s = field(default_factory=lambda: NONE_TAKEN_DOWN)
+    """Articles that must be in no answer, ascending; the same array until they change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import numpy as np
 from recsys.faiss.v1 import faiss_service_pb2, faiss_service_pb2_grpc
 from recsys.tfserving.v1 import model_status_pb2, prediction_pb2
 
-from recommender.backends import GoldenHistory, Status, Usage, UserVectors
+from recommender.backends import NONE_TAKEN_DOWN, GoldenHistory, Status, Usage, UserVectors
 from recommender.domain import (
     AttributeFilter,
     Float32s,
@@ -104,21 +104,28 @@ class FaissClient:
     ) -> None:
         self.address = address
         self._usage = usage
+        self._taken_down, self._taken_down_digest = NONE_TAKEN_DOWN, 0
         self._channel = open_channel(address, tls)
         self._stub = faiss_service_pb2_grpc.FaissServiceStub(self._channel)
 
     async def status(self, timeout_seconds: float) -> Status:
-        """Answer the releases that are READY, and the split."""
+        """Answer the releases that are READY, the split, and what is taken down."""
         usage = self._usage()
         request = faiss_service_pb2.GetStatusRequest(
-            in_use=sorted(usage.in_use), refused=sorted(usage.refused)
+            in_use=sorted(usage.in_use),
+            refused=sorted(usage.refused),
+            taken_down_digest=self._taken_down_digest,
         )
         with translated_errors(f"faiss server {self.address}"):
             response = await self._stub.GetStatus(request, timeout=timeout_seconds)
+        if response.HasField("taken_down"):
+            self._taken_down = np.frombuffer(response.taken_down.article_ids, "<i8")
+            self._taken_down_digest = response.taken_down.digest
         ready = faiss_service_pb2.RELEASE_STATE_READY
         return Status(
             frozenset(held.release for held in response.releases if held.state == ready),
             _split(response.split) if response.HasField("split") else None,
+            self._taken_down,
         )
 
     async def golden_histories(
@@ -144,7 +151,12 @@ class FaissClient:
         """Fetch the popular articles of the release, overall and of all regions."""
         with translated_errors(f"faiss server {self.address}"):
             response = await self._stub.GetPopular(
-                faiss_service_pb2.GetPopularRequest(release=release, all_regions=True),
+                faiss_service_pb2.GetPopularRequest(
+                    # All: what is taken back later must be in the lists again.
+                    release=release,
+                    all_regions=True,
+                    include_taken_down=True,
+                ),
                 timeout=timeout_seconds,
             )
         _refuse_other_release(self.address, release, response.release)

@@ -5,10 +5,13 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from recommender.backends import Backend
+import numpy as np
+
+from recommender.backends import NONE_TAKEN_DOWN, Backend
+from recommender.domain import Int64s
 from recommender.patience import Patience
 from recommender.split import Split
 from service_runtime.errors import (
@@ -42,6 +45,7 @@ class _Member(Generic[BackendT]):
     poll: asyncio.Task[None]
     ready: frozenset[int] | None = None
     split: Split | None = None
+    taken_down: Int64s = field(default_factory=lambda: NONE_TAKEN_DOWN)
     failures: int = 0
     """Calls in a row that timed out."""
     pause_seconds: float = 0.0
@@ -78,6 +82,7 @@ class Fleet(Generic[BackendT]):
         self._generation = 0
         self._members: dict[str, _Member[BackendT]] = {}
         self._holders: Mapping[int, tuple[BackendT, ...]] = {}
+        self._taken_down: Int64s = NONE_TAKEN_DOWN
         self._turn = 0
         self._patience = Patience()
         self._retries = _RETRY_BURST
@@ -97,6 +102,11 @@ class Fleet(Generic[BackendT]):
         """Answer the split that was set last, of those that the addresses told."""
         told = [member.split for member in self._members.values() if member.split is not None]
         return max(told, key=lambda split: split.changed_at_ms, default=None)
+
+    @property
+    def taken_down(self) -> Int64s:
+        """Answer the articles that any address says are taken down, int64[n], ascending."""
+        return self._taken_down
 
     def pick(self, release: int) -> BackendT | None:
         """Choose a holder of the release, each in turn; None where there is none."""
@@ -237,6 +247,7 @@ class Fleet(Generic[BackendT]):
                 self._learn(member, None, str(error))
             else:
                 self._learn_split(member, status.split)
+                self._learn_taken_down(member, status.taken_down)
                 if time.monotonic() >= member.out_until:
                     self._learn(member, status.ready, "")
             await asyncio.sleep(self._poll_seconds)
@@ -245,6 +256,13 @@ class Fleet(Generic[BackendT]):
         if split is not None and split != member.split:
             member.split = split
             self._on_change()
+
+    def _learn_taken_down(self, member: _Member[BackendT], article_ids: Int64s) -> None:
+        if article_ids is not member.taken_down:
+            member.taken_down = article_ids
+            # Of all: one that follows late must not bring back what another has taken down.
+            known = [each.taken_down for each in self._members.values()]
+            self._taken_down = np.unique(np.concatenate(known))
 
     def _learn(self, member: _Member[BackendT], ready: frozenset[int] | None, why: str) -> None:
         if member.ready == ready or member.backend.address not in self._members:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 from recommender.domain import AttributeFilter, Float32s, Int64s, Ranking
 from service_runtime.errors import InvalidRequestError
 
-__all__ = ["PopularArticles", "PopularList"]
+__all__ = ["AllowedPopular", "PopularArticles", "PopularList"]
+
+_KEPT_RELEASES: Final = 2
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,13 @@ class PopularList:
     ids: Int64s
     views: Float32s
     attributes: Mapping[str, Int64s]
+
+    def without(self, ascending: Int64s) -> "PopularList":
+        """Answer the list without these articles, which may be many more than it has."""
+        places = ascending.searchsorted(self.ids)
+        kept = ascending.take(places, mode="clip") != self.ids
+        columns = {name: column[kept] for name, column in self.attributes.items()}
+        return PopularList(self.ids[kept], self.views[kept], columns)
 
     def ranking(self, limit: int, excluded: Int64s, filters: Sequence[AttributeFilter]) -> Ranking:
         """Answer the first `limit` that pass."""
@@ -44,6 +54,13 @@ class PopularArticles:
     def attributes(self) -> frozenset[str]:
         """Name the attributes that articles of this release have."""
         return frozenset(self._overall.attributes)
+
+    def without(self, taken_down: Int64s) -> "PopularArticles":
+        """Answer the lists without these articles, int64[n], ascending."""
+        if not taken_down.size:
+            return self
+        regional = {region: each.without(taken_down) for region, each in self._by_region.items()}
+        return PopularArticles(self._overall.without(taken_down), regional)
 
     def check(self, filters: Sequence[AttributeFilter]) -> None:
         """Raise InvalidRequestError for an attribute that the release does not have."""
@@ -74,3 +91,19 @@ class PopularArticles:
         return Ranking(
             np.concatenate([first.ids, rest.ids]), np.concatenate([first.scores, rest.scores])
         )
+
+
+class AllowedPopular:
+    """The popular articles of each release without what is taken down, until either changes."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[PopularArticles, Int64s, PopularArticles]] = {}
+
+    def of(self, release: int, popular: PopularArticles, taken_down: Int64s) -> PopularArticles:
+        """Answer the lists without `taken_down`, which is the same array while it is the same."""
+        made = self._made.get(release)
+        if made is None or made[0] is not popular or made[1] is not taken_down:
+            newest = sorted(self._made)[-_KEPT_RELEASES:]
+            self._made = {each: self._made[each] for each in newest}
+            made = self._made[release] = (popular, taken_down, popular.without(taken_down))
+        return made[2]

@@ -6,10 +6,10 @@ from typing import Any, Final, TypeAlias
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
-from redis.exceptions import AuthenticationError
 
-__all__ = ["Client", "connect_redis", "read_credentials"]
+from service_runtime.redis_credentials import CredentialsFile
+
+__all__ = ["Client", "connect_redis"]
 
 Client: TypeAlias = "redis.asyncio.Redis | redis.asyncio.RedisCluster"
 
@@ -35,7 +35,7 @@ def connect_redis(
     if credentials_file is not None:
         if "@" in url:
             raise ValueError("it names a user beside REDIS_CREDENTIALS_FILE; leave one of them out")
-        options["credential_provider"] = _FromFile(credentials_file)
+        options["credential_provider"] = CredentialsFile(credentials_file)
     try:
         if cluster:
             return redis.asyncio.RedisCluster.from_url(
@@ -56,27 +56,3 @@ def connect_redis(
             "signs such as / and @ in a password are written %2F and %40"
         ) from None
     return redis.asyncio.Redis.from_pool(pool)
-
-
-def read_credentials(file: Path) -> tuple[str, str]:
-    """Answer user and password; raises OSError, ValueError for anything but one line of both."""
-    user, colon, password = file.read_text().strip().partition(":")
-    if not (user and colon and password) or "\n" in password:
-        raise ValueError(f"{file}: must be one line, user:password")
-    return user, password
-
-
-class _FromFile(CredentialProvider):
-    """Reads them for every connection, so that they can be replaced while this runs."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-
-    def get_credentials(self) -> tuple[str, str]:
-        try:
-            return read_credentials(self._file)
-        except (OSError, ValueError) as error:
-            raise AuthenticationError(f"REDIS_CREDENTIALS_FILE: {error}") from error
-
-    async def get_credentials_async(self) -> tuple[str, str]:
-        return self.get_credentials()  # a line of a local file

@@ -22,7 +22,7 @@ from recommender.clients import FaissClient, ModelClient
 from recommender.config import RecommenderSettings
 from recommender.fleet import Fleet
 from recommender.history import RedisHistory
-from recommender.redis_client import connect_redis, read_credentials
+from recommender.redis_client import connect_redis
 from recommender.service import RecommenderService
 from recommender.servicer import RecommenderServicer
 from recommender.tracker import ReleaseTracker
@@ -30,6 +30,7 @@ from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
+from service_runtime.redis_credentials import read_credentials
 from service_runtime.server import RunningServer, Services, running_server
 from service_runtime.tls import CallerTls, TlsFiles
 from service_runtime.workers import Worker, run_workers

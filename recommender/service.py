@@ -18,6 +18,7 @@ from recommender.domain import (
 )
 from recommender.fleet import Fleet
 from recommender.history import History
+from recommender.popular import AllowedPopular
 from recommender.stages import Stages
 from recommender.tracker import Pin, ReleaseTracker
 from service_runtime.deadlines import Deadline
@@ -57,6 +58,7 @@ class RecommenderService:
         self._tracker = tracker
         self._stages = Stages(history, models, indexes, max_batch)
         self._metrics = _Metrics(registry)
+        self._popular = AllowedPopular()
 
     async def candidates(self, query: CandidateQuery, deadline: Deadline) -> Candidates:
         """Answer up to `query.limit` articles, stepping down to POPULAR where something fails.
@@ -83,7 +85,8 @@ class RecommenderService:
             source, reason = Source.PERSONALIZED, None
         except _StepDownError as step:
             with asked.times.measured("popular"):
-                ranking = pin.popular.ranking(
+                allowed = self._popular.of(pin.release, pin.popular, self._indexes.taken_down)
+                ranking = allowed.ranking(
                     query.limit, asked.excluded, query.filters, query.region_id
                 )
             source, reason = Source.POPULAR, step.reason

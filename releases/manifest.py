@@ -18,6 +18,7 @@ from releases.layout import HISTORY_LENGTH, Part, part_path
 
 __all__ = [
     "SCHEMA_VERSION",
+    "CurvePoint",
     "DataWindow",
     "FileEntry",
     "GoldenHistory",
@@ -83,6 +84,16 @@ class ModelSignature(_Model):
     outputs: dict[str, TensorSpec]
 
 
+class CurvePoint(_Model):
+    """What a search with so many lists finds and takes, one query at a time in one thread."""
+
+    nprobe: Annotated[int, Field(ge=1)]
+    refine_factor: Annotated[float, Field(ge=1)] = 1.0
+    recall_at_200: Fraction
+    p50_ms: Annotated[float, Field(ge=0)]
+    p99_ms: Annotated[float, Field(ge=0)]
+
+
 class IndexInfo(_Model):
     """How the index is searched and what that was measured to give."""
 
@@ -92,6 +103,10 @@ class IndexInfo(_Model):
     nprobe: Annotated[int, Field(ge=1)]
     recall_at_200: Fraction
     """Mean over held-out user vectors, against exact search, with that nprobe."""
+    refine_factor: Annotated[float, Field(ge=1)] = 1.0
+    """So many times k articles are scored by the finer vectors beside the codes, if there are."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Recall and latency with fewer and more lists, on the machine that built the index."""
 
     @model_validator(mode="after")
     def _probes_at_most_all_lists(self) -> Self:

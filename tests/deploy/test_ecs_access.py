@@ -24,6 +24,7 @@ from releases.store import ReleaseStore
 from releases.sync import Mirror
 from tests.support.cloudformation import every, platform, serving
 from tests.support.object_stores import AWS_ENVIRONMENT, Request, ScriptedS3, s3_server
+from tests.support.redis_users import rules_of
 from tests.support.releases import publish_tiny
 
 below, stack = platform(), serving()
@@ -288,9 +289,8 @@ async def client(user_of_redis: str) -> AsyncIterator[Any]:
 
 
 def test_the_user_is_that_of_other_deployments():
-    told = Path("deploy/redis/users.acl").read_text().splitlines()[-1].split()
-    rules = {rule for rule in told[2:] if not rule.startswith("#")} - {"resetkeys"}
-    assert set(below.one("RedisUser")["AccessString"].split()) == rules
+    rules = set(below.one("RedisUser")["AccessString"].split())
+    assert rules == set(rules_of("recommender")) - {"resetkeys"}
 
 
 async def test_the_user_may_do_what_histories_need(client):

@@ -30,7 +30,7 @@ def loaded(made: Made) -> LoadedRelease:
 def large(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A release with more articles than are ever scored one by one."""
     root = tmp_path_factory.mktemp("large")
-    return make_release(root, 1_700_000_001, articles=9000, factory="IVF64,Flat")
+    return make_release(root, 1_700_000_001, articles=40_000, factory="IVF64,Flat")
 
 
 @pytest.fixture(scope="session")

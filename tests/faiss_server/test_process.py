@@ -123,7 +123,7 @@ def test_faiss_uses_one_thread_for_each_search(tmp_path: Path) -> None:
         "    return 0\n"
         "process.run_process = look\n"
         "from faiss_server.__main__ import main\n"
-        "sys.exit(main())\n"
+        "sys.exit(main([]))\n"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
@@ -182,6 +182,7 @@ def value(name: str, text: str) -> Callable[[dict[str, str], Path], Iterator[dic
         (a_file("FAISS_SERVER_LOCAL_DIR"), "FAISS_SERVER_LOCAL_DIR: "),
         (value("FAISS_SERVER_POLL_SECONDS", "often"), "FAISS_SERVER_POLL_SECONDS: "),
         (value("FAISS_SERVER_SEARCH_THREADS", "0"), "FAISS_SERVER_SEARCH_THREADS: "),
+        (value("FAISS_SERVER_REDIS_URL", "http://x"), "must begin with redis://"),
         (value("FAISS_SERVER_STORES", "x"), "did you mean FAISS_SERVER_STORE?"),
     ],
 )
@@ -204,7 +205,7 @@ def test_a_missing_setting_is_named(environment: dict[str, str], name: str) -> N
     assert outcome(environment) == (1, f"{name}: Field required\n")
 
 
-def test_arguments_are_refused(environment: dict[str, str]) -> None:
+def test_an_unknown_command_is_refused(environment: dict[str, str]) -> None:
     code, errors = outcome(environment, "serve")
     assert code == 2
     assert len(errors.splitlines()) == 1

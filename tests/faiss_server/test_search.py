@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from faiss_server.attributes import AttributeFilter
+from faiss_server.attributes import AttributeFilter, Attributes
 from faiss_server.loaded import LoadedRelease, load_release
-from faiss_server.search import SearchQuery, SearchResult
+from faiss_server.plain_search import MOST_EXCLUDED
+from faiss_server.search import Searcher, SearchQuery, SearchResult
 from service_runtime.errors import InvalidRequestError
 from tests.faiss_server.making import NPROBE, Made, exact_top, make_release
 
@@ -80,7 +81,7 @@ def test_with_few_lists_as_many_articles_as_there_are_come_back_and_all_meet_the
     k: int,
 ) -> None:
     random = np.random.default_rng(seed)
-    sizes = data.draw(st.lists(st.sampled_from([0, 5, 500, 600, 6000]), min_size=1, max_size=3))
+    sizes = data.draw(st.lists(st.sampled_from([0, 5, 500, 3000, 6000]), min_size=1, max_size=3))
     excluded = [random.choice(large.article_ids, size, replace=False) for size in sizes]
     vectors = random_vectors(seed, len(sizes))
     nprobe = data.draw(st.sampled_from([None, 1, 10]))
@@ -88,7 +89,7 @@ def test_with_few_lists_as_many_articles_as_there_are_come_back_and_all_meet_the
     for vector, without, (ids, scores) in zip(
         vectors, excluded, rows_of(large_loaded.searcher.search(query)), strict=True
     ):
-        allowed, of_allowed = exact_top(large, vector, 9000, without, filters)
+        allowed, of_allowed = exact_top(large, vector, 40_000, without, filters)
         assert len(ids) == min(k, len(allowed))
         assert len(set(ids.tolist())) == len(ids)
         expected = dict(zip(allowed.tolist(), of_allowed.tolist(), strict=True))
@@ -139,7 +140,7 @@ def test_too_little_in_the_lists_asked_for_is_made_up_from_others_and_said(
     assert result.widened
 
 
-@pytest.mark.parametrize("size", [511, 512, 513])
+@pytest.mark.parametrize("size", [MOST_EXCLUDED - 1, MOST_EXCLUDED, MOST_EXCLUDED + 1])
 def test_dropping_and_selecting_excluded_articles_answer_the_same(
     large: Made, large_loaded: LoadedRelease, size: int
 ) -> None:
@@ -213,3 +214,62 @@ def test_stored_vectors_are_found_by_position(loaded: LoadedRelease, made: Made)
     np.testing.assert_array_equal(loaded.index.vectors_at(positions), made.vectors)
     strangers: Any = np.array([0, made.article_ids.max() + 1, made.article_ids.min() + 1])
     assert loaded.index.positions_of(strangers).tolist() == [-1, -1, -1]
+
+
+@pytest.fixture(scope="module")
+def sides(large: Made, large_loaded: LoadedRelease) -> Searcher:
+    """Articles know on which side of the origin they lie: filters may be of those far away."""
+    order = np.argsort(large.article_ids)
+    columns = {"side": (large.vectors[order, 0] > 0).astype(np.int64)}
+    return Searcher(large_loaded.index, Attributes(columns, len(order)), NPROBE)
+
+
+def test_a_filter_of_articles_that_lie_elsewhere_keeps_its_recall(
+    large: Made, sides: Searcher
+) -> None:
+    """The first lists fill the page, but not with the best."""
+    vectors = random_vectors(9, 20)
+    vectors[:, 0] = -3
+    far = AttributeFilter("side", frozenset({1}), negated=False)
+    result = sides.search(SearchQuery(vectors, 50, 1, (), frozenset({far})))
+    kept = large.vectors[:, 0] > 0
+    shares = []
+    for vector, (ids, _) in zip(vectors, rows_of(result), strict=True):
+        scores = np.where(kept, large.vectors @ vector, -np.inf)
+        shares.append(np.isin(large.article_ids[np.argsort(-scores)[:50]], ids).mean())
+    assert np.mean(shares) > 0.98
+    assert result.widened
+    assert not result.cut_short
+
+
+def test_without_time_to_widen_what_was_found_is_answered_and_said_to_be_cut_short(
+    sides: Searcher,
+) -> None:
+    far = AttributeFilter("side", frozenset({1}), negated=False)
+    query = SearchQuery(random_vectors(10, 2), 6000, 1, (), frozenset({far}))
+    result = sides.search(query, time_left=lambda: 0.0)
+    assert result.cut_short
+    assert (result.counts < 6000).any()
+    for ids, scores in rows_of(result):
+        assert len(set(ids.tolist())) == len(ids)
+        assert (np.diff(scores) <= 0).all()
+    assert not sides.search(query, time_left=lambda: 60.0).cut_short
+
+
+@given(seed=st.integers(0, 100), k=st.integers(1, 800), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_articles_left_out_are_as_if_they_were_not_there(
+    made: Made, loaded: LoadedRelease, seed: int, k: int, data: st.DataObject
+) -> None:
+    random = np.random.default_rng(seed)
+    searcher = Searcher(loaded.index, Attributes({}, len(loaded.index)), NPROBE)
+    gone = random.choice(made.article_ids, data.draw(st.sampled_from([1, 20, 300, 700])), False)
+    searcher.leave_out(np.concatenate([gone, [5]]))
+    vector = random_vectors(seed, 1)
+    excluded = random.choice(made.article_ids, data.draw(st.sampled_from([0, 30, 600])), False)
+    result = searcher.search(SearchQuery(vector, k, 16, [excluded]))
+    expected, _ = exact_top(made, vector[0], k, np.concatenate([gone, excluded]))
+    assert result.article_ids.tolist() == expected.tolist()
+    searcher.leave_out(np.empty(0, np.int64))
+    back = searcher.search(SearchQuery(vector, k, 16))
+    assert back.article_ids.tolist() == exact_top(made, vector[0], k)[0].tolist()

@@ -284,12 +284,12 @@ async def test_a_search_whose_time_ran_out_in_the_queue_is_never_begun(
     search = Searcher.search
     ks: list[int] = []
 
-    def hold_the_first(self: Searcher, query: SearchQuery) -> SearchResult:
+    def hold_the_first(self: Searcher, query: SearchQuery, *left: Any) -> SearchResult:
         ks.append(query.k)
         if query.k == 1:
             loop.call_soon_threadsafe(began.set)
             asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
-        return search(self, query)
+        return search(self, query, *left)
 
     async with running(store, tmp_path, search_threads=1) as server:
         await server.until_ready(SERVED)
@@ -371,7 +371,7 @@ async def test_metrics_tell_of_releases_and_searches(server: RunningFaissServer)
 
 def test_every_method_of_the_contract_is_implemented() -> None:
     service = pb.DESCRIPTOR.services_by_name["FaissService"]
-    assert len(service.methods) == 4
+    assert len(service.methods) == 6
     for method in service.methods:
         assert method.name in vars(FaissServicer)
 

@@ -146,6 +146,10 @@ def _of_faiss_server(
         faiss.GetPopularRequest(release=release, region_id=1),
     ]
     vectors = [faiss.GetVectorsRequest(release=release, article_ids=articles)]
+    # Of articles that no release has: the other targets' answers stay what they are.
+    strangers = [-articles[0] % (1 << 62), 5]
+    removed = [faiss.RemoveRequest(article_ids=strangers)]
+    restored = [faiss.RestoreRequest(article_ids=strangers)]
     status = [
         faiss.GetStatusRequest(),
         faiss.GetStatusRequest(golden_histories_of=release, in_use=[release], refused=[1]),
@@ -154,6 +158,8 @@ def _of_faiss_server(
         Target("faiss-server", service + "Search", faiss.SearchRequest, searches, codes),
         Target("faiss-server", service + "GetVectors", faiss.GetVectorsRequest, vectors, codes),
         Target("faiss-server", service + "GetPopular", faiss.GetPopularRequest, popular, codes),
+        Target("faiss-server", service + "Remove", faiss.RemoveRequest, removed, codes),
+        Target("faiss-server", service + "Restore", faiss.RestoreRequest, restored, codes),
         Target("faiss-server", service + "GetStatus", faiss.GetStatusRequest, status, codes),
     ]
 

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from tests.images.load import Load
 from tests.support.certificates import Files
 from tests.support.events import write_events
 from tests.support.program import run_program
+from tests.support.redis_users import users_with
 
 _DIRECTORY: Final = Path("build") / "images-test"
 _WITH_ENGINE: Final = Path("..") / "shared" / "containers" / "with-engine.sh"
@@ -31,7 +31,6 @@ _MOST_MB: Final = {"recommender": 100, "faiss-server": 130}
 _OURS: Final = ("recommender", "faiss-server", "model-server")
 _MOST_START_SECONDS: Final = 5.0
 _NAMES: Final = ("recommender", "faiss-server", "model-server", "redis", "localhost")
-_REDIS_USERS: Final = Path("deploy") / "redis" / "users.acl"
 _MB: Final = 1_000_000
 _LOOKED_AT_SECONDS: Final = 2.0
 
@@ -109,18 +108,17 @@ def _sizes() -> list[Figure]:
 def _certificates(folder: Path) -> Path:
     ca = trustme.CA()
     Files(folder).write(ca.issue_cert(*_NAMES), ca)
-    _write_redis_user(folder)
+    _write_redis_users(folder)
     _readable_by_all(folder)
     return folder
 
 
-def _write_redis_user(folder: Path) -> None:
-    password = secrets.token_urlsafe()
-    users = _REDIS_USERS.read_text().replace(
-        "REDIS_PASSWORD_SHA256", sha256(password.encode()).hexdigest()
-    )
-    (folder / "users.acl").write_text(users)
-    (folder / "redis-credentials").write_text(f"recommender:{password}\n")
+def _write_redis_users(folder: Path) -> None:
+    passwords = {user: secrets.token_urlsafe() for user in ("recommender", "faiss_server")}
+    (folder / "users.acl").write_text(users_with(**passwords))
+    for user, password in passwords.items():
+        name = user.replace("_", "-")
+        (folder / f"redis-{name}").write_text(f"{name}:{password}\n")
 
 
 def _learnt(place: Path) -> Path:

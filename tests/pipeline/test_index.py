@@ -42,3 +42,17 @@ def test_a_run_holds_half_of_the_users_out(tiny_run, monkeypatch, tmp_path):
     # Each user is asked with the region and without.
     assert len(given["queries"]) == pytest.approx(len(given["held_out"]), abs=2)
     assert len(given["queries"]) + len(given["held_out"]) == 2 * result.collected.user_count
+
+
+def test_the_kind_of_index_can_be_named_and_its_curve_is_kept(tiny_run, tmp_path):
+    exported = pipeline.index.ExportedModel.load(tiny_run.workdir / "export")
+    result = tiny_run.result
+    for options in ({"spec": "IVF2,SQfp16"}, {"memory_bytes": 1 << 30}):
+        indexed = index_articles(
+            exported, result.prepared, result.collected, tmp_path, recall_target=0.9, **options
+        )
+        assert indexed.type == options.get("spec", result.indexed.type)
+        assert indexed.info.curve
+        indexed.save()
+        assert pipeline.index.IndexedArticles.load(tmp_path).info == indexed.info
+    assert result.manifest.index.curve == result.indexed.curve

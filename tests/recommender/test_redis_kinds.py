@@ -4,8 +4,6 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from hashlib import sha256
-from pathlib import Path
 
 import pytest
 import redis
@@ -17,9 +15,9 @@ from recommender.domain import View
 from recommender.history import RedisHistory
 from recommender.redis_client import connect_redis
 from service_runtime.errors import BackendUnavailableError
+from tests.support.redis_users import rules_of, users_with
 
 SLOTS = 16384
-USERS = Path("deploy/redis/users.acl").read_text()
 
 
 async def records_and_reads(client) -> None:
@@ -49,10 +47,9 @@ def is_up(node) -> bool:
 
 async def test_the_user_of_the_deployment_needs_two_more_rights_for_a_cluster(cluster_url):
     with redis.Redis.from_url(cluster_url) as node:
-        told = USERS.replace("REDIS_PASSWORD_SHA256", sha256(b"s").hexdigest()).splitlines()[-1]
-        _, user, *rules = told.split()
-        node.execute_command("ACL", "SETUSER", user, *rules, "+cluster|slots", "+command")
-        client = connect_redis(f"redis://{user}:s@{address(cluster_url)}", cluster=True)
+        rules = [*rules_of("recommender"), ">s", "+cluster|slots", "+command"]
+        node.execute_command("ACL", "SETUSER", "recommender", *rules)
+        client = connect_redis(f"redis://recommender:s@{address(cluster_url)}", cluster=True)
         await records_and_reads(client)
         await client.aclose()
         assert node.acl_log() == []
@@ -91,8 +88,7 @@ async def tls_in_front_of(port: int, authority: trustme.CA) -> AsyncIterator[int
 def guarded(tmp_path) -> Iterator[tuple[Process, str]]:
     """A server that knows the users of the deployment, and its URL."""
     users = tmp_path / "users.acl"
-    told = USERS.replace("REDIS_PASSWORD_SHA256", sha256(b"s3/cret").hexdigest())
-    users.write_text(f"{told}user admin on nopass allkeys +@all\n")
+    users.write_text(f"{users_with(recommender='s3/cret')}user admin on nopass allkeys +@all\n")
     process, url = start_redis(tmp_path, tmp_path / "redis.log", "--aclfile", str(users))
     yield process, url
     process.stop()

@@ -74,7 +74,7 @@ class Secretive(Settings):
     password: SecretStr = Field(min_length=8)
 
 
-@pytest.mark.parametrize("module", ["recommender", "faiss_server", "tf_serving"])
+@pytest.mark.parametrize("module", ["recommender", "tf_serving"])
 def test_help_tells_settings_and_nobodys_values(module, monkeypatch):
     prefix = f"{module.upper()}_"
     monkeypatch.setenv("RECOMMENDER_REDIS_URL", "redis://u:s3cret@h")

@@ -142,6 +142,7 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
     last_status: faiss_pb2.GetStatusRequest = field(default_factory=faiss_pb2.GetStatusRequest)
     at_most: int = 10_000
     split: faiss_pb2.Split | None = None
+    taken_down: faiss_pb2.TakenDown | None = None
     cut: str | None = None
     """Leave this out of answers: `counts`, `ids` or `scores`; or `popular`."""
     hanging_proofs: frozenset[int] = frozenset()
@@ -194,7 +195,17 @@ class ScriptedFaiss(ScriptedBackend, faiss_grpc.FaissServiceServicer):
             ],
             golden_histories=goldens,
             split=self.split,
+            taken_down=self._taken_down_unless(request.taken_down_digest),
         )
+
+    def take_down(self, *article_ids: int) -> None:
+        """Have the status name these from now on."""
+        packed = np.array(sorted(article_ids), "<i8").tobytes()
+        self.taken_down = faiss_pb2.TakenDown(digest=hash(packed) & 0xFFFF, article_ids=packed)
+
+    def _taken_down_unless(self, digest: int) -> faiss_pb2.TakenDown | None:
+        known = self.taken_down is None or self.taken_down.digest == digest
+        return None if known else self.taken_down
 
     def register(self, server: grpc.aio.Server) -> None:
         faiss_grpc.add_FaissServiceServicer_to_server(self, server)

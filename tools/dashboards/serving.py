@@ -39,6 +39,7 @@ def dashboard() -> Dashboard:
             "Objective": [*_objective(), *_alerts()],
             "Answers": _answers(),
             "Stages": _stages(),
+            "Search": _search(),
             "Calls": _calls(),
             "Servers": _servers(),
         },
@@ -197,6 +198,44 @@ def _stages() -> list[Panel]:
         )
         for stage, about in _STAGES.items()
     ]
+
+
+def _search() -> list[Panel]:
+    recall = Figure(
+        title="Recall of live searches",
+        about="Share of the best 200 articles that searches found, of a sample that is repeated"
+        " exactly, over an hour.",
+        unit="percentunit",
+        queries=[
+            Query(
+                expr="sum by (instance) (rate(recsys_recall_at_200_sum[1h]))"
+                " / sum by (instance) (rate(recsys_recall_at_200_count[1h]))",
+                legend="{{instance}}",
+            )
+        ],
+        alerts=["RecallLow"],
+        below="red",
+        thresholds=[Threshold(value=0.98, color="green")],
+        width=12,
+        decimals=1,
+    )
+    taken_down = Figure(
+        title="Articles taken down",
+        about="By instance; they agree within a second. The second line of an instance is 1 while"
+        " it goes by what it knew last, since Redis is away.",
+        unit="none",
+        queries=[
+            Query(expr=f"recsys_taken_down_articles{{{CHOSEN}}}", legend="{{job}} {{instance}}"),
+            Query(
+                expr=f"recsys_taken_down_unconfirmed{{{CHOSEN}}}",
+                legend="unconfirmed: {{job}} {{instance}}",
+            ),
+        ],
+        alerts=["TakeDownsUnconfirmed"],
+        width=12,
+        decimals=0,
+    )
+    return [graph(recall), graph(taken_down)]
 
 
 def _calls() -> list[Panel]:

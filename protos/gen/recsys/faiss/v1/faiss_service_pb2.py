@@ -24,45 +24,55 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#recsys/faiss/v1/faiss_service.proto\x12\x0frecsys.faiss.v1\"\xa5\x01\n\rSearchRequest\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\t\n\x01k\x18\x03 \x01(\x05\x12\x13\n\x06nprobe\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x0c\x65xcluded_ids\x18\x05 \x03(\x0c\x12\x31\n\x07\x66ilters\x18\x06 \x03(\x0b\x32 .recsys.faiss.v1.AttributeFilterB\t\n\x07_nprobe\"g\n\x0f\x41ttributeFilter\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x31\n\x08operator\x18\x02 \x01(\x0e\x32\x1f.recsys.faiss.v1.FilterOperator\x12\x0e\n\x06values\x18\x03 \x03(\x03\"_\n\x0eSearchResponse\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x05\x12\x0b\n\x03ids\x18\x03 \x01(\x0c\x12\x0e\n\x06scores\x18\x04 \x01(\x0c\x12\x0f\n\x07widened\x18\x05 \x01(\x08\"9\n\x11GetVectorsRequest\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x13\n\x0b\x61rticle_ids\x18\x02 \x03(\x03\"{\n\x12GetVectorsResponse\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x13\n\x0b\x61rticle_ids\x18\x03 \x03(\x03\x12\x0f\n\x07vectors\x18\x04 \x01(\x0c\x12\x1b\n\x13missing_article_ids\x18\x05 \x03(\x03\"_\n\x11GetPopularRequest\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x16\n\tregion_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x13\n\x0b\x61ll_regions\x18\x03 \x01(\x08\x42\x0c\n\n_region_id\"R\n\x12GetPopularResponse\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12+\n\x05lists\x18\x02 \x03(\x0b\x32\x1c.recsys.faiss.v1.PopularList\"\x85\x01\n\x0bPopularList\x12\x16\n\tregion_id\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\x12\r\n\x05views\x18\x03 \x01(\x0c\x12\x34\n\nattributes\x18\x04 \x03(\x0b\x32 .recsys.faiss.v1.AttributeColumnB\x0c\n\n_region_id\"4\n\x0f\x41ttributeColumn\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\x0c\"m\n\x10GetStatusRequest\x12 \n\x13golden_histories_of\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06in_use\x18\x02 \x03(\x03\x12\x0f\n\x07refused\x18\x03 \x03(\x03\x42\x16\n\x14_golden_histories_of\"\xa6\x01\n\x11GetStatusResponse\x12\x30\n\x08releases\x18\x01 \x03(\x0b\x32\x1e.recsys.faiss.v1.ReleaseStatus\x12\x38\n\x10golden_histories\x18\x02 \x03(\x0b\x32\x1e.recsys.faiss.v1.GoldenHistory\x12%\n\x05split\x18\x03 \x01(\x0b\x32\x16.recsys.faiss.v1.Split\">\n\x05Split\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x15\n\rchanged_at_ms\x18\x03 \x01(\x03\"\xc8\x01\n\rReleaseStatus\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.recsys.faiss.v1.ReleaseState\x12\x15\n\rarticle_count\x18\x03 \x01(\x03\x12\x11\n\tdimension\x18\x04 \x01(\x05\x12\x12\n\nindex_type\x18\x05 \x01(\t\x12\x0e\n\x06nprobe\x18\x06 \x01(\x05\x12\x15\n\rrecall_at_200\x18\x07 \x01(\x01\x12\x13\n\x0bindex_bytes\x18\x08 \x01(\x03\"y\n\rGoldenHistory\x12\x0f\n\x07history\x18\x01 \x03(\x03\x12\x16\n\tregion_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x14\x65xpected_article_ids\x18\x03 \x03(\x03\x12\x13\n\x0bmin_overlap\x18\x04 \x01(\x01\x42\x0c\n\n_region_id*e\n\x0e\x46ilterOperator\x12\x1f\n\x1b\x46ILTER_OPERATOR_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ILTER_OPERATOR_IN\x10\x01\x12\x1a\n\x16\x46ILTER_OPERATOR_NOT_IN\x10\x02*a\n\x0cReleaseState\x12\x1d\n\x19RELEASE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15RELEASE_STATE_LOADING\x10\x01\x12\x17\n\x13RELEASE_STATE_READY\x10\x02\x32\xdb\x02\n\x0c\x46\x61issService\x12I\n\x06Search\x12\x1e.recsys.faiss.v1.SearchRequest\x1a\x1f.recsys.faiss.v1.SearchResponse\x12U\n\nGetVectors\x12\".recsys.faiss.v1.GetVectorsRequest\x1a#.recsys.faiss.v1.GetVectorsResponse\x12U\n\nGetPopular\x12\".recsys.faiss.v1.GetPopularRequest\x1a#.recsys.faiss.v1.GetPopularResponse\x12R\n\tGetStatus\x12!.recsys.faiss.v1.GetStatusRequest\x1a\".recsys.faiss.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#recsys/faiss/v1/faiss_service.proto\x12\x0frecsys.faiss.v1\"\xa5\x01\n\rSearchRequest\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\t\n\x01k\x18\x03 \x01(\x05\x12\x13\n\x06nprobe\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x0c\x65xcluded_ids\x18\x05 \x03(\x0c\x12\x31\n\x07\x66ilters\x18\x06 \x03(\x0b\x32 .recsys.faiss.v1.AttributeFilterB\t\n\x07_nprobe\"g\n\x0f\x41ttributeFilter\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x31\n\x08operator\x18\x02 \x01(\x0e\x32\x1f.recsys.faiss.v1.FilterOperator\x12\x0e\n\x06values\x18\x03 \x03(\x03\"r\n\x0eSearchResponse\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x05\x12\x0b\n\x03ids\x18\x03 \x01(\x0c\x12\x0e\n\x06scores\x18\x04 \x01(\x0c\x12\x0f\n\x07widened\x18\x05 \x01(\x08\x12\x11\n\tcut_short\x18\x06 \x01(\x08\"9\n\x11GetVectorsRequest\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x13\n\x0b\x61rticle_ids\x18\x02 \x03(\x03\"{\n\x12GetVectorsResponse\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x11\n\tdimension\x18\x02 \x01(\x05\x12\x13\n\x0b\x61rticle_ids\x18\x03 \x03(\x03\x12\x0f\n\x07vectors\x18\x04 \x01(\x0c\x12\x1b\n\x13missing_article_ids\x18\x05 \x03(\x03\"{\n\x11GetPopularRequest\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\x16\n\tregion_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1a\n\x12include_taken_down\x18\x04 \x01(\x08\x12\x13\n\x0b\x61ll_regions\x18\x03 \x01(\x08\x42\x0c\n\n_region_id\"R\n\x12GetPopularResponse\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12+\n\x05lists\x18\x02 \x03(\x0b\x32\x1c.recsys.faiss.v1.PopularList\"\x85\x01\n\x0bPopularList\x12\x16\n\tregion_id\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0b\n\x03ids\x18\x02 \x01(\x0c\x12\r\n\x05views\x18\x03 \x01(\x0c\x12\x34\n\nattributes\x18\x04 \x03(\x0b\x32 .recsys.faiss.v1.AttributeColumnB\x0c\n\n_region_id\"4\n\x0f\x41ttributeColumn\x12\x11\n\tattribute\x18\x01 \x01(\t\x12\x0e\n\x06values\x18\x02 \x01(\x0c\"$\n\rRemoveRequest\x12\x13\n\x0b\x61rticle_ids\x18\x01 \x03(\x03\"*\n\x0eRemoveResponse\x12\x18\n\x10taken_down_count\x18\x01 \x01(\x03\"%\n\x0eRestoreRequest\x12\x13\n\x0b\x61rticle_ids\x18\x01 \x03(\x03\"+\n\x0fRestoreResponse\x12\x18\n\x10taken_down_count\x18\x01 \x01(\x03\"\x88\x01\n\x10GetStatusRequest\x12 \n\x13golden_histories_of\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06in_use\x18\x02 \x03(\x03\x12\x0f\n\x07refused\x18\x03 \x03(\x03\x12\x19\n\x11taken_down_digest\x18\x04 \x01(\x06\x42\x16\n\x14_golden_histories_of\"\xd6\x01\n\x11GetStatusResponse\x12\x30\n\x08releases\x18\x01 \x03(\x0b\x32\x1e.recsys.faiss.v1.ReleaseStatus\x12\x38\n\x10golden_histories\x18\x02 \x03(\x0b\x32\x1e.recsys.faiss.v1.GoldenHistory\x12%\n\x05split\x18\x03 \x01(\x0b\x32\x16.recsys.faiss.v1.Split\x12.\n\ntaken_down\x18\x04 \x01(\x0b\x32\x1a.recsys.faiss.v1.TakenDown\"0\n\tTakenDown\x12\x0e\n\x06\x64igest\x18\x01 \x01(\x06\x12\x13\n\x0b\x61rticle_ids\x18\x02 \x01(\x0c\">\n\x05Split\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12\r\n\x05share\x18\x02 \x01(\x01\x12\x15\n\rchanged_at_ms\x18\x03 \x01(\x03\"\xc8\x01\n\rReleaseStatus\x12\x0f\n\x07release\x18\x01 \x01(\x03\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.recsys.faiss.v1.ReleaseState\x12\x15\n\rarticle_count\x18\x03 \x01(\x03\x12\x11\n\tdimension\x18\x04 \x01(\x05\x12\x12\n\nindex_type\x18\x05 \x01(\t\x12\x0e\n\x06nprobe\x18\x06 \x01(\x05\x12\x15\n\rrecall_at_200\x18\x07 \x01(\x01\x12\x13\n\x0bindex_bytes\x18\x08 \x01(\x03\"y\n\rGoldenHistory\x12\x0f\n\x07history\x18\x01 \x03(\x03\x12\x16\n\tregion_id\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1c\n\x14\x65xpected_article_ids\x18\x03 \x03(\x03\x12\x13\n\x0bmin_overlap\x18\x04 \x01(\x01\x42\x0c\n\n_region_id*e\n\x0e\x46ilterOperator\x12\x1f\n\x1b\x46ILTER_OPERATOR_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46ILTER_OPERATOR_IN\x10\x01\x12\x1a\n\x16\x46ILTER_OPERATOR_NOT_IN\x10\x02*a\n\x0cReleaseState\x12\x1d\n\x19RELEASE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15RELEASE_STATE_LOADING\x10\x01\x12\x17\n\x13RELEASE_STATE_READY\x10\x02\x32\xf4\x03\n\x0c\x46\x61issService\x12I\n\x06Search\x12\x1e.recsys.faiss.v1.SearchRequest\x1a\x1f.recsys.faiss.v1.SearchResponse\x12U\n\nGetVectors\x12\".recsys.faiss.v1.GetVectorsRequest\x1a#.recsys.faiss.v1.GetVectorsResponse\x12U\n\nGetPopular\x12\".recsys.faiss.v1.GetPopularRequest\x1a#.recsys.faiss.v1.GetPopularResponse\x12I\n\x06Remove\x12\x1e.recsys.faiss.v1.RemoveRequest\x1a\x1f.recsys.faiss.v1.RemoveResponse\x12L\n\x07Restore\x12\x1f.recsys.faiss.v1.RestoreRequest\x1a .recsys.faiss.v1.RestoreResponse\x12R\n\tGetStatus\x12!.recsys.faiss.v1.GetStatusRequest\x1a\".recsys.faiss.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'recsys.faiss.v1.faiss_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FILTEROPERATOR']._serialized_start=1651
-  _globals['_FILTEROPERATOR']._serialized_end=1752
-  _globals['_RELEASESTATE']._serialized_start=1754
-  _globals['_RELEASESTATE']._serialized_end=1851
+  _globals['_FILTEROPERATOR']._serialized_start=1990
+  _globals['_FILTEROPERATOR']._serialized_end=2091
+  _globals['_RELEASESTATE']._serialized_start=2093
+  _globals['_RELEASESTATE']._serialized_end=2190
   _globals['_SEARCHREQUEST']._serialized_start=57
   _globals['_SEARCHREQUEST']._serialized_end=222
   _globals['_ATTRIBUTEFILTER']._serialized_start=224
   _globals['_ATTRIBUTEFILTER']._serialized_end=327
   _globals['_SEARCHRESPONSE']._serialized_start=329
-  _globals['_SEARCHRESPONSE']._serialized_end=424
-  _globals['_GETVECTORSREQUEST']._serialized_start=426
-  _globals['_GETVECTORSREQUEST']._serialized_end=483
-  _globals['_GETVECTORSRESPONSE']._serialized_start=485
-  _globals['_GETVECTORSRESPONSE']._serialized_end=608
-  _globals['_GETPOPULARREQUEST']._serialized_start=610
-  _globals['_GETPOPULARREQUEST']._serialized_end=705
-  _globals['_GETPOPULARRESPONSE']._serialized_start=707
-  _globals['_GETPOPULARRESPONSE']._serialized_end=789
-  _globals['_POPULARLIST']._serialized_start=792
-  _globals['_POPULARLIST']._serialized_end=925
-  _globals['_ATTRIBUTECOLUMN']._serialized_start=927
-  _globals['_ATTRIBUTECOLUMN']._serialized_end=979
-  _globals['_GETSTATUSREQUEST']._serialized_start=981
-  _globals['_GETSTATUSREQUEST']._serialized_end=1090
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1093
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1259
-  _globals['_SPLIT']._serialized_start=1261
-  _globals['_SPLIT']._serialized_end=1323
-  _globals['_RELEASESTATUS']._serialized_start=1326
-  _globals['_RELEASESTATUS']._serialized_end=1526
-  _globals['_GOLDENHISTORY']._serialized_start=1528
-  _globals['_GOLDENHISTORY']._serialized_end=1649
-  _globals['_FAISSSERVICE']._serialized_start=1854
-  _globals['_FAISSSERVICE']._serialized_end=2201
+  _globals['_SEARCHRESPONSE']._serialized_end=443
+  _globals['_GETVECTORSREQUEST']._serialized_start=445
+  _globals['_GETVECTORSREQUEST']._serialized_end=502
+  _globals['_GETVECTORSRESPONSE']._serialized_start=504
+  _globals['_GETVECTORSRESPONSE']._serialized_end=627
+  _globals['_GETPOPULARREQUEST']._serialized_start=629
+  _globals['_GETPOPULARREQUEST']._serialized_end=752
+  _globals['_GETPOPULARRESPONSE']._serialized_start=754
+  _globals['_GETPOPULARRESPONSE']._serialized_end=836
+  _globals['_POPULARLIST']._serialized_start=839
+  _globals['_POPULARLIST']._serialized_end=972
+  _globals['_ATTRIBUTECOLUMN']._serialized_start=974
+  _globals['_ATTRIBUTECOLUMN']._serialized_end=1026
+  _globals['_REMOVEREQUEST']._serialized_start=1028
+  _globals['_REMOVEREQUEST']._serialized_end=1064
+  _globals['_REMOVERESPONSE']._serialized_start=1066
+  _globals['_REMOVERESPONSE']._serialized_end=1108
+  _globals['_RESTOREREQUEST']._serialized_start=1110
+  _globals['_RESTOREREQUEST']._serialized_end=1147
+  _globals['_RESTORERESPONSE']._serialized_start=1149
+  _globals['_RESTORERESPONSE']._serialized_end=1192
+  _globals['_GETSTATUSREQUEST']._serialized_start=1195
+  _globals['_GETSTATUSREQUEST']._serialized_end=1331
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1334
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1548
+  _globals['_TAKENDOWN']._serialized_start=1550
+  _globals['_TAKENDOWN']._serialized_end=1598
+  _globals['_SPLIT']._serialized_start=1600
+  _globals['_SPLIT']._serialized_end=1662
+  _globals['_RELEASESTATUS']._serialized_start=1665
+  _globals['_RELEASESTATUS']._serialized_end=1865
+  _globals['_GOLDENHISTORY']._serialized_start=1867
+  _globals['_GOLDENHISTORY']._serialized_end=1988
+  _globals['_FAISSSERVICE']._serialized_start=2193
+  _globals['_FAISSSERVICE']._serialized_end=2693
 # @@protoc_insertion_point(module_scope)

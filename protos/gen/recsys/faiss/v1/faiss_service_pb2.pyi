@@ -158,6 +158,7 @@ class SearchResponse(_message.Message):
     IDS_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     WIDENED_FIELD_NUMBER: _builtins.int
+    CUT_SHORT_FIELD_NUMBER: _builtins.int
     release: _builtins.int
     """The release that was searched."""
     ids: _builtins.bytes
@@ -168,12 +169,16 @@ class SearchResponse(_message.Message):
     """Packed float32: inner products, as many as ids."""
     widened: _builtins.bool
     """More lists than asked for were probed, because a filter or an exclusion left
-    too little in them.
+    too little in them; or all matching articles were scored, where they are few.
+    """
+    cut_short: _builtins.bool
+    """The deadline left no time to probe as many lists as it takes to be sure: some
+    of the best articles may be missing, or some of k.
     """
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many articles each vector got, in the order of the request. Fewer than k
-        only when no more articles meet the conditions.
+        only when no more articles meet the conditions, or with cut_short.
         """
 
     def __init__(
@@ -184,10 +189,11 @@ class SearchResponse(_message.Message):
         ids: _builtins.bytes = ...,
         scores: _builtins.bytes = ...,
         widened: _builtins.bool = ...,
+        cut_short: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ids", b"ids", "release", b"release", "scores", b"scores", "widened", b"widened"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "cut_short", b"cut_short", "ids", b"ids", "release", b"release", "scores", b"scores", "widened", b"widened"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -264,11 +270,16 @@ class GetPopularRequest(_message.Message):
 
     RELEASE_FIELD_NUMBER: _builtins.int
     REGION_ID_FIELD_NUMBER: _builtins.int
+    INCLUDE_TAKEN_DOWN_FIELD_NUMBER: _builtins.int
     ALL_REGIONS_FIELD_NUMBER: _builtins.int
     release: _builtins.int
     """Required."""
     region_id: _builtins.int
     """The list of this region. Default: only the overall list."""
+    include_taken_down: _builtins.bool
+    """Also list what is taken down: for callers that keep the lists, and leave out
+    what GetStatus says when they answer.
+    """
     all_regions: _builtins.bool
     """The overall list and those of all regions; region_id must then be absent."""
     def __init__(
@@ -276,11 +287,12 @@ class GetPopularRequest(_message.Message):
         *,
         release: _builtins.int = ...,
         region_id: _builtins.int | None = ...,
+        include_taken_down: _builtins.bool = ...,
         all_regions: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_region_id", b"_region_id", "region_id", b"region_id"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_region_id", b"_region_id", "all_regions", b"all_regions", "region_id", b"region_id", "release", b"release"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_region_id", b"_region_id", "all_regions", b"all_regions", "include_taken_down", b"include_taken_down", "region_id", b"region_id", "release", b"release"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__region_id: _TypeAlias = _typing.Literal["region_id"]  # noqa: Y015
     _WhichOneofArgType__region_id: _TypeAlias = _typing.Literal["_region_id", b"_region_id"]  # noqa: Y015
@@ -375,14 +387,103 @@ class AttributeColumn(_message.Message):
 Global___AttributeColumn: _TypeAlias = AttributeColumn  # noqa: Y015
 
 @_typing.final
+class RemoveRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTICLE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def article_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """1 to 10,000 article ids; those that are taken down already, or that no release
+        has, are no mistake. At most 200,000 are taken down at a time.
+        """
+
+    def __init__(
+        self,
+        *,
+        article_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["article_ids", b"article_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveRequest: _TypeAlias = RemoveRequest  # noqa: Y015
+
+@_typing.final
+class RemoveResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_DOWN_COUNT_FIELD_NUMBER: _builtins.int
+    taken_down_count: _builtins.int
+    """How many articles are taken down now."""
+    def __init__(
+        self,
+        *,
+        taken_down_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken_down_count", b"taken_down_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
+
+@_typing.final
+class RestoreRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARTICLE_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def article_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """1 to 10,000 article ids; those that are not taken down are no mistake."""
+
+    def __init__(
+        self,
+        *,
+        article_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["article_ids", b"article_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreRequest: _TypeAlias = RestoreRequest  # noqa: Y015
+
+@_typing.final
+class RestoreResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_DOWN_COUNT_FIELD_NUMBER: _builtins.int
+    taken_down_count: _builtins.int
+    """How many articles are taken down now."""
+    def __init__(
+        self,
+        *,
+        taken_down_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken_down_count", b"taken_down_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreResponse: _TypeAlias = RestoreResponse  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GOLDEN_HISTORIES_OF_FIELD_NUMBER: _builtins.int
     IN_USE_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
+    TAKEN_DOWN_DIGEST_FIELD_NUMBER: _builtins.int
     golden_histories_of: _builtins.int
     """Also answer this release's golden histories, if it is held."""
+    taken_down_digest: _builtins.int
+    """The `digest` of the taken-down articles that the caller knows of this server."""
     @_builtins.property
     def in_use(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """The releases that the caller answers from now, at most 16. For three seconds
@@ -401,10 +502,11 @@ class GetStatusRequest(_message.Message):
         golden_histories_of: _builtins.int | None = ...,
         in_use: _abc.Iterable[_builtins.int] | None = ...,
         refused: _abc.Iterable[_builtins.int] | None = ...,
+        taken_down_digest: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of", "golden_histories_of", b"golden_histories_of"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of", "golden_histories_of", b"golden_histories_of", "in_use", b"in_use", "refused", b"refused"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of", "golden_histories_of", b"golden_histories_of", "in_use", b"in_use", "refused", b"refused", "taken_down_digest", b"taken_down_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__golden_histories_of: _TypeAlias = _typing.Literal["golden_histories_of"]  # noqa: Y015
     _WhichOneofArgType__golden_histories_of: _TypeAlias = _typing.Literal["_golden_histories_of", b"_golden_histories_of"]  # noqa: Y015
@@ -419,6 +521,7 @@ class GetStatusResponse(_message.Message):
     RELEASES_FIELD_NUMBER: _builtins.int
     GOLDEN_HISTORIES_FIELD_NUMBER: _builtins.int
     SPLIT_FIELD_NUMBER: _builtins.int
+    TAKEN_DOWN_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def releases(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReleaseStatus]:
         """The releases that are loading or held, newest first."""
@@ -429,20 +532,51 @@ class GetStatusResponse(_message.Message):
     def split(self) -> Global___Split:
         """Absent: all users get the newest release."""
 
+    @_builtins.property
+    def taken_down(self) -> Global___TakenDown:
+        """Absent where the caller knows them by their digest."""
+
     def __init__(
         self,
         *,
         releases: _abc.Iterable[Global___ReleaseStatus] | None = ...,
         golden_histories: _abc.Iterable[Global___GoldenHistory] | None = ...,
         split: Global___Split | None = ...,
+        taken_down: Global___TakenDown | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["split", b"split", "taken_down", b"taken_down"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden_histories", b"golden_histories", "releases", b"releases", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["golden_histories", b"golden_histories", "releases", b"releases", "split", b"split", "taken_down", b"taken_down"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class TakenDown(_message.Message):
+    """The articles that are taken down, for those who answer without a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    ARTICLE_IDS_FIELD_NUMBER: _builtins.int
+    digest: _builtins.int
+    """0 where there are none; else the same for the same articles."""
+    article_ids: _builtins.bytes
+    """Packed int64, ascending."""
+    def __init__(
+        self,
+        *,
+        digest: _builtins.int = ...,
+        article_ids: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["article_ids", b"article_ids", "digest", b"digest"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakenDown: _TypeAlias = TakenDown  # noqa: Y015
 
 @_typing.final
 class Split(_message.Message):

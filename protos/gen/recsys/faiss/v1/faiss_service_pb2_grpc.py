@@ -61,6 +61,16 @@ class FaissServiceStub:
                 request_serializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.GetPopularRequest.SerializeToString,
                 response_deserializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.GetPopularResponse.FromString,
                 _registered_method=True)
+        self.Remove = channel.unary_unary(
+                '/recsys.faiss.v1.FaissService/Remove',
+                request_serializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RemoveRequest.SerializeToString,
+                response_deserializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RemoveResponse.FromString,
+                _registered_method=True)
+        self.Restore = channel.unary_unary(
+                '/recsys.faiss.v1.FaissService/Restore',
+                request_serializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RestoreRequest.SerializeToString,
+                response_deserializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RestoreResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/recsys.faiss.v1.FaissService/GetStatus',
                 request_serializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.GetStatusRequest.SerializeToString,
@@ -104,6 +114,23 @@ class FaissServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Remove(self, request, context):
+        """Take articles down: sold, deleted, reported. They are in no answer of any
+        server that follows the same Redis from a second later on, in no release, until
+        they are restored. FAILED_PRECONDITION where the server follows no Redis,
+        UNAVAILABLE where Redis does not answer: nothing is then taken down.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Restore(self, request, context):
+        """Take back what Remove did.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Which releases this server holds, newest first. Never refused for load, and
         answered while none is loaded.
@@ -129,6 +156,16 @@ def add_FaissServiceServicer_to_server(servicer, server):
                     servicer.GetPopular,
                     request_deserializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.GetPopularRequest.FromString,
                     response_serializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.GetPopularResponse.SerializeToString,
+            ),
+            'Remove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remove,
+                    request_deserializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RemoveRequest.FromString,
+                    response_serializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RemoveResponse.SerializeToString,
+            ),
+            'Restore': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restore,
+                    request_deserializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RestoreRequest.FromString,
+                    response_serializer=recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RestoreResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -229,6 +266,60 @@ class FaissService:
             '/recsys.faiss.v1.FaissService/GetPopular',
             recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.GetPopularRequest.SerializeToString,
             recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.GetPopularResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.faiss.v1.FaissService/Remove',
+            recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RemoveRequest.SerializeToString,
+            recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restore(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/recsys.faiss.v1.FaissService/Restore',
+            recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RestoreRequest.SerializeToString,
+            recsys_dot_faiss_dot_v1_dot_faiss__service__pb2.RestoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

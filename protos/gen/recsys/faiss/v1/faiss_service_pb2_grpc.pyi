@@ -51,6 +51,14 @@ class FaissServiceStub:
     """The stored vectors of articles."""
     GetPopular: _grpc.UnaryUnaryMultiCallable[_faiss_service_pb2.GetPopularRequest, _faiss_service_pb2.GetPopularResponse]
     """The most viewed articles of a release, overall and by region."""
+    Remove: _grpc.UnaryUnaryMultiCallable[_faiss_service_pb2.RemoveRequest, _faiss_service_pb2.RemoveResponse]
+    """Take articles down: sold, deleted, reported. They are in no answer of any
+    server that follows the same Redis from a second later on, in no release, until
+    they are restored. FAILED_PRECONDITION where the server follows no Redis,
+    UNAVAILABLE where Redis does not answer: nothing is then taken down.
+    """
+    Restore: _grpc.UnaryUnaryMultiCallable[_faiss_service_pb2.RestoreRequest, _faiss_service_pb2.RestoreResponse]
+    """Take back what Remove did."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_faiss_service_pb2.GetStatusRequest, _faiss_service_pb2.GetStatusResponse]
     """Which releases this server holds, newest first. Never refused for load, and
     answered while none is loaded.
@@ -79,6 +87,14 @@ class FaissServiceAsyncStub(FaissServiceStub):
     """The stored vectors of articles."""
     GetPopular: _aio.UnaryUnaryMultiCallable[_faiss_service_pb2.GetPopularRequest, _faiss_service_pb2.GetPopularResponse]  # type: ignore[assignment]
     """The most viewed articles of a release, overall and by region."""
+    Remove: _aio.UnaryUnaryMultiCallable[_faiss_service_pb2.RemoveRequest, _faiss_service_pb2.RemoveResponse]  # type: ignore[assignment]
+    """Take articles down: sold, deleted, reported. They are in no answer of any
+    server that follows the same Redis from a second later on, in no release, until
+    they are restored. FAILED_PRECONDITION where the server follows no Redis,
+    UNAVAILABLE where Redis does not answer: nothing is then taken down.
+    """
+    Restore: _aio.UnaryUnaryMultiCallable[_faiss_service_pb2.RestoreRequest, _faiss_service_pb2.RestoreResponse]  # type: ignore[assignment]
+    """Take back what Remove did."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_faiss_service_pb2.GetStatusRequest, _faiss_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Which releases this server holds, newest first. Never refused for load, and
     answered while none is loaded.
@@ -122,6 +138,26 @@ class FaissServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_faiss_service_pb2.GetPopularResponse, _abc.Awaitable[_faiss_service_pb2.GetPopularResponse]]:
         """The most viewed articles of a release, overall and by region."""
+
+    @_abc_1.abstractmethod
+    def Remove(
+        self,
+        request: _faiss_service_pb2.RemoveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_faiss_service_pb2.RemoveResponse, _abc.Awaitable[_faiss_service_pb2.RemoveResponse]]:
+        """Take articles down: sold, deleted, reported. They are in no answer of any
+        server that follows the same Redis from a second later on, in no release, until
+        they are restored. FAILED_PRECONDITION where the server follows no Redis,
+        UNAVAILABLE where Redis does not answer: nothing is then taken down.
+        """
+
+    @_abc_1.abstractmethod
+    def Restore(
+        self,
+        request: _faiss_service_pb2.RestoreRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_faiss_service_pb2.RestoreResponse, _abc.Awaitable[_faiss_service_pb2.RestoreResponse]]:
+        """Take back what Remove did."""
 
     @_abc_1.abstractmethod
     def GetStatus(

@@ -1,0 +1,124 @@
+"""The kinds of faiss index that can be served, and the parameters that a search of one takes.
+
+Served is what has inverted lists of whose articles a search can ask for more, until it has seen
+all: `IVF…` with any codes in plain lists, alone, behind a rotation (`OPQ…,IVF…`), or with finer
+vectors beside it (`IVF…,SQ8,RFlat`). Graphs (`HNSW32`) cannot be asked so, and would lose what a
+filter wants without a word.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from faiss_server._faiss import faiss
+
+__all__ = ["IndexKind", "UnservedKindError"]
+
+
+class UnservedKindError(ValueError):
+    """An index cannot be served; the message says why, and what can."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexKind:
+    """An index taken apart. What is searched is `searched`; `index` is what was read or built."""
+
+    index: Any
+    searched: Any
+    """`index` without the table of ids around it, if there is one."""
+    ivf: Any
+    has_id_map: bool
+    """Whether the lists number the articles 0, 1, … and `index` translates that to ids."""
+    is_refined: bool
+    rotated: Any
+    """The index with a rotation in front of the lists; None: there is none."""
+
+    @classmethod
+    def of(cls, index: Any) -> Self:
+        """Take an index apart; raises UnservedKindError."""
+        has_id_map = isinstance(index, faiss.IndexIDMap)
+        searched = faiss.downcast_index(index.index) if has_id_map else index
+        is_refined = isinstance(searched, faiss.IndexRefine)
+        base = faiss.downcast_index(searched.base_index) if is_refined else searched
+        rotated = base if isinstance(base, faiss.IndexPreTransform) else None
+        ivf = base if rotated is None else faiss.downcast_index(rotated.index)
+        if not isinstance(ivf, faiss.IndexIVF):
+            raise UnservedKindError(
+                f"{type(ivf).__name__} is not an IVF index; `IVF1,Flat` searches exactly, and "
+                "`auto` chooses by size"
+            )
+        if not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.ArrayInvertedLists):
+            raise UnservedKindError(
+                f"{type(ivf).__name__} does not have plain lists in memory; leave `fs` out of "
+                "the factory string"
+            )
+        if (is_refined or rotated is not None) and not has_id_map:
+            raise UnservedKindError(
+                f"{type(searched).__name__} has no table of article ids around it (`IDMap`)"
+            )
+        if rotated is not None:
+            _check_rotations(rotated)
+        return cls(index, searched, ivf, has_id_map, is_refined, rotated)
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether there is a rotation in front of the lists."""
+        return self.rotated is not None
+
+    @property
+    def lists(self) -> int:
+        """How many lists there are."""
+        count: int = self.ivf.nlist
+        return count
+
+    @property
+    def bytes_of_codes(self) -> int:
+        """What the vectors of one article take, those beside the codes included."""
+        total: int = self.ivf.code_size
+        if self.is_refined:
+            total += self.searched.refine_index.sa_code_size()
+        return total
+
+    def parameters(self, nprobe: int, refine_factor: float = 1.0, allowed: Any = None) -> Any:
+        """Make the parameters of one search of `searched`; never share them between threads.
+
+        faiss takes a missing nprobe for 1, silently. `refine_factor` times k articles are scored by
+        the finer vectors. `allowed` is a faiss IDSelector of what the lists number.
+        """
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=allowed)
+        if self.is_rotated:
+            parameters = faiss.SearchParametersPreTransform(index_params=parameters)
+        if self.is_refined:
+            parameters = faiss.IndexRefineSearchParameters(
+                k_factor=refine_factor, base_index_params=parameters
+            )
+        return parameters
+
+    def reached(self) -> int:
+        """Count the articles that a search of all lists comes upon: only sound ones do with all.
+
+        The zero vector's score is 0 with every article, but no number where a value is not finite;
+        and a coarse quantizer that is approximate may never name some list.
+        """
+        nothing = np.zeros((1, self.ivf.d), np.float32)
+        everywhere = faiss.SearchParametersIVF(nprobe=self.ivf.nlist)
+        found, _, _ = self.ivf.range_search(nothing, -1.0, params=everywhere)
+        return int(found[-1])
+
+    def set_defaults(self, nprobe: int, refine_factor: float) -> None:
+        """Have searches without parameters, and the index's file, use these."""
+        self.ivf.nprobe = nprobe
+        if self.is_refined:
+            self.searched.k_factor = refine_factor
+
+
+def _check_rotations(transformed: Any) -> None:
+    """Only a rotation leaves inner products as they are."""
+    for number in range(transformed.chain.size()):
+        step = faiss.downcast_VectorTransform(transformed.chain.at(number))
+        if not isinstance(step, faiss.LinearTransform) or step.d_in != step.d_out or step.have_bias:
+            raise UnservedKindError(
+                f"{type(step).__name__} changes inner products; OPQ and RR with the vectors' own "
+                "dimension do not"
+            )

@@ -1,0 +1,139 @@
+"""Indexes of other kinds than plain lists: built, tuned, written, served."""
+
+import faiss
+import numpy as np
+import pytest
+
+from faiss_server.article_index import article_index_of, read_index_kind
+from faiss_server.attributes import Attributes
+from faiss_server.build import BuildError, Goal, build_index, tune_index, write_index
+from faiss_server.curve_page import curve_page
+from faiss_server.index_kind import IndexKind
+from faiss_server.search import Searcher, SearchQuery
+from faiss_server.two_levels import centres_in_two_levels
+
+KINDS = ["IVF16,SQ8", "IVF16,SQ4,RFlat", "OPQ4_8,IVF16,PQ4x4,RFlat", "RR8,IVF16,SQ8",
+         "IVF16_HNSW8,Flat", "OPQ4_8,IVF16_HNSW8,SQ8", "IVF16,SQ4,Refine(SQfp16)"]  # fmt: skip
+
+
+def made(count, seed):
+    random = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(size=(20, 8))
+    points = centres[random.integers(20, size=count)] + 0.5 * random.normal(size=(count, 8))
+    return points.astype(np.float32)
+
+
+VECTORS = made(3000, 1)
+IDS = np.random.default_rng(5).permutation(10**9 + np.arange(3000))
+QUERIES = made(200, 2)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def built(request):
+    return build_index(
+        VECTORS, IDS, QUERIES[:100], held_out=QUERIES[100:], k=20, recall_target=0.9,
+        spec=request.param,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def opened(built, tmp_path_factory):
+    path = tmp_path_factory.mktemp("index") / "items.faiss"
+    write_index(built, path)
+    return article_index_of(read_index_kind(path), path, built.refine_factor)
+
+
+def exact(query, k, kept=None):
+    scores = VECTORS @ query
+    if kept is not None:
+        scores = np.where(kept, scores, -np.inf)
+    return IDS[np.argsort(-scores)[:k]]
+
+
+def test_what_is_served_finds_what_was_promised(built, opened):
+    positions, scores = opened.nearest(QUERIES[100:], 20, built.nprobe)
+    found = opened.article_ids[positions]
+    shares = [
+        np.isin(row, exact(q, 20)).mean() for row, q in zip(found, QUERIES[100:], strict=True)
+    ]
+    assert np.mean(shares) == pytest.approx(built.recall_at_200, abs=0.01)
+    assert built.recall_at_200 >= 0.88
+    assert (np.diff(scores, axis=1) <= 0).all()
+
+
+def test_articles_are_excluded_and_made_up_for(built, opened):
+    searcher = Searcher(opened, Attributes({}, len(opened)), built.nprobe)
+    for excluded in (exact(QUERIES[0], 30), exact(QUERIES[0], 1000)):
+        result = searcher.search(SearchQuery(QUERIES[:1], 2500, 1, [excluded]))
+        assert result.counts.tolist() == [min(2500, 3000 - excluded.size)]
+        assert not np.isin(result.article_ids, excluded).any()
+        assert len(set(result.article_ids.tolist())) == result.article_ids.size
+
+
+def test_stored_vectors_are_those_of_their_articles(built, opened):
+    found = opened.vectors_at(opened.positions_of(IDS))
+    close = 1e-5 if "Flat" in built.type else 0.4
+    np.testing.assert_allclose(found, VECTORS, atol=close)
+
+
+def test_the_curve_rises_and_has_what_was_chosen(built):
+    chosen = [p for p in built.curve
+              if (p.nprobe, p.refine_factor) == (built.nprobe, built.refine_factor)]  # fmt: skip
+    assert chosen[0].recall_at_200 == pytest.approx(built.recall_at_200, abs=0.02)
+    for factor in {point.refine_factor for point in built.curve}:
+        recalls = [p.recall_at_200 for p in built.curve if p.refine_factor == factor]
+        assert (np.diff(recalls) >= -0.02).all()  # coarse codes mislead now and then
+    page = curve_page(built.info)
+    assert page.count("<tr") == 1 + len(built.curve)
+    assert page.count('class="chosen"') == 1
+
+
+@pytest.mark.parametrize("spec", ["IVF16,SQ8", "IVF16_HNSW8,Flat", "IVF16,SQ4,RFlat"])
+def test_the_same_seed_makes_the_same_bytes_from_a_mapped_file_too(spec, tmp_path):
+    np.save(tmp_path / "vectors.npy", VECTORS)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    files = []
+    for vectors, seed in ((VECTORS, 1), (mapped, 1), (mapped, 2)):
+        again = build_index(vectors, IDS, QUERIES, k=20, recall_target=0.8, seed=seed, spec=spec)
+        files.append(faiss.serialize_index(again.index).tobytes())
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("HNSW8", "IndexHNSWFlat is not an IVF index; `IVF1,Flat` searches exactly"),
+        ("IVF16,PQ4x4fs", "leave `fs` out"),
+        ("PCA4,IVF16,Flat", "PCAMatrix changes inner products"),
+        ("IVF16(IVF4,Flat),Flat", "its coarse quantizer loses lists; take `_HNSW32`"),
+        (
+            "IVF16,PQ1x4",
+            r"a recall of 0.9 is not reached: .* true vectors beside them \(`,RFlat`\)",
+        ),
+        ("IVF5000,Flat", "3000 vectors cannot fill 5000 lists"),
+        ("nonsense", "spec 'nonsense': could not parse index string nonsense"),
+    ],
+)
+def test_what_cannot_be_served_is_not_built(spec, message):
+    with pytest.raises(BuildError, match=message):
+        build_index(VECTORS, IDS, QUERIES, k=20, recall_target=0.9, spec=spec)
+
+
+def test_an_index_is_tuned_anew_for_another_recall(built):
+    kind = IndexKind.of(built.index)
+    goal = Goal(QUERIES[:100], QUERIES[100:], recall=0.5, k=20)
+    less = tune_index(kind.index, VECTORS, IDS, goal)
+    assert less.effort.nprobe <= built.nprobe
+    assert kind.ivf.nprobe == less.effort.nprobe
+    kind.set_defaults(built.nprobe, built.refine_factor)
+    with pytest.raises(BuildError, match=r"the index has 3000 articles of 8 values"):
+        tune_index(kind.index, VECTORS[:10], IDS[:10], goal)
+
+
+@pytest.mark.parametrize(("points", "count"), [(50, 50), (400, 9), (3000, 77), (3000, 1)])
+def test_centres_in_two_levels_are_as_many_as_asked_for_and_point_somewhere(points, count):
+    centres = centres_in_two_levels(VECTORS[:points], count, 1)
+    assert centres.shape == (count, 8)
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(centres, centres_in_two_levels(VECTORS[:points], count, 1))

@@ -1,0 +1,433 @@
+"""Taken-down articles: on every replica, in every release, through swaps, restarts and losses."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import redis
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from prometheus_client import CollectorRegistry
+from recsys.faiss.v1 import faiss_service_pb2 as pb
+
+from faiss_server.attributes import Attributes
+from faiss_server.command import run
+from faiss_server.loaded import LoadedRelease
+from faiss_server.metrics import FaissServerMetrics
+from faiss_server.search import Searcher, SearchQuery
+from faiss_server.taken_down import MOST_TAKEN_DOWN, TakenDown, TakenDownArticles
+from faiss_server.taken_down_redis import ARTICLES_KEY, STATE_KEY, RedisTakeDowns
+from local_stack.redis import start_redis
+from releases.store import ReleaseStore
+from service_runtime.errors import BackendUnavailableError, InvalidRequestError
+from tests.faiss_server.holding import metric
+from tests.faiss_server.making import Made, publish_release
+from tests.faiss_server.serving import (
+    SERVED,
+    RunningFaissServer,
+    good_search,
+    random_vectors,
+    running,
+)
+from tests.support.redis_users import rules_of
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("redis")
+    process, url = start_redis(directory, directory / "redis.log")
+    yield url
+    process.stop()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def takes(client: Any, redis_url: str) -> RedisTakeDowns:
+    return RedisTakeDowns(redis_url)
+
+
+def ids(taken: TakenDown) -> list[int]:
+    return taken.article_ids.tolist()
+
+
+def test_the_user_of_the_deployment_may_do_what_take_downs_need_and_no_more(
+    client: Any, redis_url: str, tmp_path: Path
+) -> None:
+    client.execute_command("ACL", "SETUSER", "faiss-server", *rules_of("faiss-server"), ">s")
+    client.execute_command("ACL", "LOG", "RESET")
+    file = tmp_path / "credentials"
+    file.write_text("faiss-server:s\n")
+    takes = RedisTakeDowns(redis_url, credentials_file=file)
+    known = takes.change(takes.change(TakenDown(), [7, 3], ()), (), [3])
+    client.flushall()
+    assert ids(takes.read(known)) == [7]  # given back
+    assert client.acl_log() == []
+    with redis.Redis.from_url(redis_url.replace("redis://", "redis://faiss-server:s@")) as other:
+        for command in (["ZREVRANGE", "recsys:history:{u}", "0", "1"], ["DEL", ARTICLES_KEY]):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                other.execute_command(*command)
+    client.execute_command("ACL", "DELUSER", "faiss-server")
+    with pytest.raises(BackendUnavailableError, match=r"(?i)invalid username"):
+        RedisTakeDowns(redis_url, credentials_file=file).read(TakenDown())
+
+
+def test_a_change_is_read_by_others_and_nothing_is_read_twice(takes: RedisTakeDowns) -> None:
+    first = takes.change(TakenDown(), [7, 3, 7], ())
+    assert ids(first) == [3, 7]
+    other = takes.read(TakenDown())
+    assert (other.life, other.version, ids(other)) == (first.life, first.version, [3, 7])
+    assert takes.read(other) is other
+    after = takes.change(other, (), [3, 99])
+    assert ids(after) == [7]
+    assert ids(takes.read(first)) == [7]
+
+
+def test_a_redis_that_lost_everything_is_given_it_back_even_after_others_wrote(
+    takes: RedisTakeDowns, client: Any
+) -> None:
+    known = takes.change(TakenDown(), [1, 2], ())
+    client.flushall()
+    assert ids(takes.change(TakenDown(), [9], ())) == [9]  # by someone who knows nothing
+    assert ids(takes.read(known)) == [1, 2, 9]
+    assert ids(takes.read(TakenDown())) == [1, 2, 9]
+
+
+def test_a_redis_that_fell_back_to_an_older_copy_is_given_back_what_it_lost(
+    takes: RedisTakeDowns, client: Any
+) -> None:
+    takes.change(TakenDown(), [1], ())
+    copy = client.hgetall(STATE_KEY)
+    known = takes.change(TakenDown(), [2], ())
+    client.srem(ARTICLES_KEY, 2)
+    client.hset(STATE_KEY, mapping=copy)
+    assert ids(takes.read(known)) == [1, 2]
+    assert takes.read(TakenDown()).version > known.version
+
+
+def test_more_than_can_be_told_are_refused(takes: RedisTakeDowns) -> None:
+    known = takes.change(TakenDown(), range(MOST_TAKEN_DOWN), ())
+    with pytest.raises(InvalidRequestError, match="200001 articles would be taken down"):
+        takes.change(known, [MOST_TAKEN_DOWN], ())
+    assert len(ids(takes.change(known, (), [5]))) == MOST_TAKEN_DOWN - 1
+
+
+def test_digests_tell_sets_apart() -> None:
+    def digest(*article_ids: int) -> int:
+        return TakenDown("a", 1, np.array(article_ids, np.int64)).digest
+
+    assert digest() == 0
+    assert len({digest(1), digest(2), digest(1, 2), 0}) == 4
+    assert digest(1, 2) == TakenDown("b", 9, np.array([1, 2])).digest
+
+
+class Fake:
+    """A store that can be away and can forget."""
+
+    def __init__(self) -> None:
+        self.life, self.version, self.members, self.away = "", 0, set[int](), False
+
+    def read(self, known: TakenDown) -> TakenDown:
+        if self.away:
+            raise BackendUnavailableError("away")
+        if (self.life, self.version) == (known.life, known.version):
+            return known
+        if known.life and (self.life != known.life or self.version < known.version):
+            self._write(set(known.article_ids.tolist()), set())
+        return TakenDown(self.life, self.version, np.array(sorted(self.members), np.int64))
+
+    def change(
+        self, known: TakenDown, removed: Collection[int], restored: Collection[int]
+    ) -> TakenDown:
+        self.read(known)
+        self._write(set(removed), set(restored))
+        return TakenDown(self.life, self.version, np.array(sorted(self.members), np.int64))
+
+    def forget(self) -> None:
+        self.life, self.version, self.members = "", 0, set()
+
+    def _write(self, removed: set[int], restored: set[int]) -> None:
+        self.members = (self.members | removed) - restored
+        self.life, self.version = self.life or str(time.monotonic_ns()), self.version + 1
+
+
+class Replica:
+    """A server as far as taken-down articles go: its releases come and go."""
+
+    def __init__(self, store: Fake, file: Path, release: LoadedRelease) -> None:
+        self._release = release
+        self.searchers: list[Searcher] = []
+        metrics = FaissServerMetrics(CollectorRegistry())
+        self.taken = TakenDownArticles(lambda: store, file, metrics, self._tell)
+        self.taken.look()
+        self.swap()
+
+    def _tell(self) -> None:
+        for searcher in self.searchers:
+            searcher.leave_out(self.taken.now.article_ids)
+
+    def swap(self) -> None:
+        index = self._release.index
+        searcher = Searcher(index, Attributes({}, len(index)), self._release.manifest.index.nprobe)
+        searcher.leave_out(self.taken.now.article_ids)
+        self.searchers = [*self.searchers[-1:], searcher]
+
+    def answered(self) -> set[int]:
+        return {
+            article
+            for searcher in self.searchers
+            for k, nprobe in ((20, None), (700, 16))
+            for article in searcher.search(
+                SearchQuery(random_vectors(3, 1), k, nprobe)
+            ).article_ids.tolist()
+        }
+
+
+ARTICLES = st.sets(st.integers(0, 30), min_size=1, max_size=6)
+
+
+@pytest.fixture(scope="module")
+def machine(  # noqa: C901 - rules
+    made: Made, loaded: LoadedRelease, tmp_path_factory: pytest.TempPathFactory
+) -> type[RuleBasedStateMachine]:
+    everything = set(made.article_ids.tolist())
+    known = sorted(everything)
+
+    class Machine(RuleBasedStateMachine):
+        """`gone` is what callers were told is taken down."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.folder = tmp_path_factory.mktemp("replicas")
+            self.store = Fake()
+            self.gone: set[int] = set()
+            self.replicas = [self._start(number) for number in range(2)]
+
+        def _start(self, number: int) -> Replica:
+            return Replica(self.store, self.folder / f"{number}.json", loaded)
+
+        def _look(self) -> None:
+            for _ in range(2):  # one may give back what the other has yet to read
+                for replica in self.replicas:
+                    replica.taken.look()
+
+        @rule(number=st.integers(0, 1), places=ARTICLES)
+        def remove(self, number: int, places: set[int]) -> None:
+            articles = {known[place] for place in places}
+            if self.store.away:
+                with pytest.raises(BackendUnavailableError):
+                    self.replicas[number].taken.remove(articles)
+                return
+            self.replicas[number].taken.remove(articles)
+            self.gone |= articles
+            self._look()
+
+        @precondition(lambda self: not self.store.away)
+        @rule(number=st.integers(0, 1), places=ARTICLES)
+        def restore(self, number: int, places: set[int]) -> None:
+            articles = {known[place] for place in places}
+            self.replicas[number].taken.restore(articles)
+            self.gone -= articles
+            self._look()
+
+        @rule(number=st.integers(0, 1))
+        def a_release_comes(self, number: int) -> None:
+            self.replicas[number].swap()
+
+        @rule(number=st.integers(0, 1))
+        def a_server_is_restarted(self, number: int) -> None:
+            self.replicas[number] = self._start(number)
+
+        @rule(away=st.booleans())
+        def redis_goes_or_comes_back(self, away: bool) -> None:
+            self.store.away = away
+            self._look()
+
+        @rule()
+        def redis_is_emptied(self) -> None:
+            self.store.forget()
+            self._look()
+
+        @invariant()
+        def no_replica_answers_what_is_gone_and_each_answers_all_else(self) -> None:
+            for replica in self.replicas:
+                assert replica.answered() == everything - self.gone
+
+    return Machine
+
+
+def test_nothing_that_is_gone_is_answered_whatever_happens(
+    machine: type[RuleBasedStateMachine],
+) -> None:
+    from hypothesis.stateful import run_state_machine_as_test  # noqa: PLC0415
+
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=25, stateful_step_count=20, deadline=None)
+    )
+
+
+def test_without_redis_at_start_the_last_state_on_disk_counts_and_a_metric_says_so(
+    tmp_path: Path, registry: CollectorRegistry
+) -> None:
+    store, file = Fake(), tmp_path / "taken_down.json"
+    before = TakenDownArticles(
+        lambda: store, file, FaissServerMetrics(CollectorRegistry()), lambda: None
+    )
+    before.remove([5, 6])
+    store.away = True
+    after = TakenDownArticles(lambda: store, file, FaissServerMetrics(registry), lambda: None)
+    after.look()
+    assert ids(after.now) == [5, 6]
+    assert metric(registry, "recsys_taken_down_unconfirmed") == 1
+    assert metric(registry, "recsys_taken_down_articles") == 2
+    store.away = False
+    after.look()
+    assert metric(registry, "recsys_taken_down_unconfirmed") == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"life": "a", "version": 1, "article_ids": "x"}']
+)
+def test_a_spoilt_file_is_as_none(tmp_path: Path, registry: CollectorRegistry, text: str) -> None:
+    file = tmp_path / "taken_down.json"
+    file.write_text(text)
+    taken = TakenDownArticles(Fake, file, FaissServerMetrics(registry), lambda: None)
+    assert ids(taken.now) == []
+
+
+async def answered(server: RunningFaissServer, release: int = SERVED) -> list[int]:
+    request = good_search(release=release, vectors=random_vectors(1, 1).tobytes(), k=20)
+    return np.frombuffer((await server.faiss.Search(request)).ids, "<i8").tolist()
+
+
+async def answers_after(server: RunningFaissServer, at: float, seconds: float) -> list[list[int]]:
+    """Ask without a pause; answer what was answered to calls that began after `at`."""
+    late = []
+    while (began := time.monotonic()) < at + seconds:
+        answer = await answered(server)
+        if began >= at:
+            late.append(answer)
+    return late
+
+
+async def test_all_servers_follow_within_a_second_and_so_do_new_releases_and_restarts(
+    store: ReleaseStore, published: Made, tmp_path: Path, client: Any, redis_url: str
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    async with running(store, tmp_path / "a", redis_url=redis_url) as one:
+        async with running(store, tmp_path / "b", redis_url=redis_url) as other:
+            for server in (one, other):
+                await server.until_ready(SERVED)
+            best = await answered(one)
+            gone = best[:3]
+            response = await one.faiss.Remove(pb.RemoveRequest(article_ids=gone))
+            assert response.taken_down_count == 3
+            assert not set(await answered(one)) & set(gone)
+            removed = time.monotonic()
+            late = await asyncio.gather(*(answers_after(s, removed + 1, 0.7) for s in (one, other)))
+            assert all(len(of_server) > 10 for of_server in late)
+            assert not {article for of_server in late for each in of_server for article in each} & {
+                *gone
+            }
+            publish_release(store, tmp_path / "staging", SERVED + 1)
+            await other.until_ready(SERVED + 1)
+            everything = good_search(release=SERVED + 1, k=700, nprobe=16)
+            found = np.frombuffer((await other.faiss.Search(everything)).ids, "<i8")
+            assert set(found.tolist()) == set(published.article_ids.tolist()) - set(gone)
+        async with running(store, tmp_path / "b", redis_url=redis_url) as other:
+            await other.until_ready(SERVED)
+            assert not set(await answered(other)) & set(gone)
+            await other.faiss.Restore(pb.RestoreRequest(article_ids=gone))
+            assert await answered(other) == best
+            await asyncio.sleep(1)
+            assert await answered(one) == best
+
+
+async def test_popular_lists_and_the_status_say_what_is_gone(
+    store: ReleaseStore, published: Made, tmp_path: Path, client: Any, redis_url: str
+) -> None:
+    async with running(store, tmp_path, redis_url=redis_url) as server:
+        await server.until_ready(SERVED)
+
+        async def popular(**how: Any) -> list[int]:
+            response = await server.faiss.GetPopular(pb.GetPopularRequest(release=SERVED, **how))
+            return np.frombuffer(response.lists[0].ids, "<i8").tolist()
+
+        listed = await popular()
+        await server.faiss.Remove(pb.RemoveRequest(article_ids=[listed[1], 12345]))
+        assert await popular() == [listed[0], *listed[2:]]
+        assert await popular(all_regions=True) == [listed[0], *listed[2:]]
+        assert await popular(include_taken_down=True) == listed
+        told = (await server.faiss.GetStatus(pb.GetStatusRequest())).taken_down
+        assert np.frombuffer(told.article_ids, "<i8").tolist() == sorted([listed[1], 12345])
+        request = pb.GetStatusRequest(taken_down_digest=told.digest)
+        assert not (await server.faiss.GetStatus(request)).HasField("taken_down")
+
+
+async def test_without_a_redis_to_follow_nothing_can_be_taken_down(
+    server: RunningFaissServer,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match="set FAISS_SERVER_REDIS_URL") as caught:
+        await server.faiss.Remove(pb.RemoveRequest(article_ids=[1]))
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert not (await server.faiss.GetStatus(pb.GetStatusRequest())).HasField("taken_down")
+
+
+@pytest.mark.parametrize(
+    ("article_ids", "message"), [([], "0 ids are not 1 to 10000"), ([3, -1], "id -1 is negative")]
+)
+async def test_what_is_no_list_of_articles_is_refused(
+    store: ReleaseStore, tmp_path: Path, client: Any, redis_url: str, article_ids: list[int],
+    message: str,
+) -> None:  # fmt: skip
+    async with running(store, tmp_path, redis_url=redis_url) as server:
+        for call, request in (
+            (server.faiss.Remove, pb.RemoveRequest(article_ids=article_ids)),
+            (server.faiss.Restore, pb.RestoreRequest(article_ids=article_ids)),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError, match=message) as caught:
+                await call(request)
+            assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_redis_that_is_away_is_unavailable_and_keeps_no_server_from_serving(
+    store: ReleaseStore, published: Made, tmp_path: Path
+) -> None:
+    document = {"life": "a", "version": 1, "article_ids": published.article_ids[:9].tolist()}
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "taken_down.json").write_text(json.dumps(document))
+    async with running(store, tmp_path, redis_url="redis://127.0.0.1:1/0") as server:
+        await server.until_ready(SERVED)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await server.faiss.Remove(pb.RemoveRequest(article_ids=[1]))
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        everything = np.frombuffer((await server.faiss.Search(good_search(k=700))).ids, "<i8")
+        assert not set(everything.tolist()) & set(document["article_ids"])
+
+
+def test_files_of_ids_are_taken_down_and_back(
+    tmp_path: Path, client: Any, redis_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "sold.txt"
+    file.write_text("5\n\n  6\n")
+    command: Callable[..., int] = lambda what: run([what, str(file), "--redis-url", redis_url])  # noqa: E731
+    assert command("remove") == 0
+    assert client.smembers(ARTICLES_KEY) == {b"5", b"6"}
+    assert command("restore") == 0
+    assert "2 articles taken back; 0 are taken down now" in capsys.readouterr().out
+    file.write_text("5\nsix\n")
+    assert command("remove") == 1
+    assert "line 2: 'six' is no article id" in " ".join(capsys.readouterr().err.split())
