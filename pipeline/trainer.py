@@ -1,6 +1,5 @@
 """The training loop: compiled steps, a running average of the weights, and when to stop."""
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
@@ -11,9 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.datasets import TrainingBatches
 from pipeline.errors import TrainingError
-from pipeline.model import UserTower
 from pipeline.options import TrainOptions
 from pipeline.softmax import (
     FULL_SOFTMAX_LIMIT,
@@ -21,9 +18,11 @@ from pipeline.softmax import (
     full_softmax_loss,
     sampled_softmax_loss,
 )
+from pipeline.tower import Tower
+from pipeline.towers import Lessons
 from pipeline.workers import Workers
 
-__all__ = ["Round", "Trainer", "choose_batch_size"]
+__all__ = ["Round", "Trainer"]
 
 _STEPS_OF_ROUND: Final = 250  # validated at least this often, so that long epochs can stop early
 _NEGATIVES: Final = 1_024
@@ -41,23 +40,10 @@ class Round:
     validation_loss: float
 
 
-def choose_batch_size(options: TrainOptions, example_count: int, worker_count: int = 1) -> int:
-    """Small batches for few examples; beyond 512, more steps learn faster than larger ones.
-
-    Of several workers each takes an equal part of a batch.
-    """
-    if options.batch_size is not None:
-        chosen = options.batch_size
-    else:
-        chosen = 1 << min(9, max(5, round(math.log2(example_count / 200))))
-    chosen = min(chosen, example_count)
-    return max(worker_count, chosen - chosen % worker_count)
-
-
 class _State(tf.Module):  # type: ignore[misc] # tensorflow has no types
     """All that training goes on from: what a checkpoint holds."""
 
-    def __init__(self, tower: UserTower, optimizer: Any) -> None:
+    def __init__(self, tower: Tower, optimizer: Any) -> None:
         super().__init__()
         # With the states of what is drawn at random, which Keras counts among the variables.
         self.tower = [variable.value for variable in tower.variables]
@@ -77,15 +63,14 @@ class Trainer:
     def __init__(
         self,
         workers: Workers,
-        tower: UserTower,
-        batches: TrainingBatches,
-        steps_of_epoch: int,
+        tower: Tower,
+        lessons: Lessons,
         validation: Any,
         options: TrainOptions,
     ) -> None:
         self._workers = workers
         self._tower, self._validation, self._options = tower, validation, options
-        self._batches, self._steps_of_epoch = batches, steps_of_epoch
+        self._batches, self._steps_of_epoch = lessons.batches, lessons.steps_of_epoch
         self._is_sampled = tower.settings.article_count > FULL_SOFTMAX_LIMIT
         with workers.strategy.scope():
             optimizer = keras.optimizers.Adam(options.learning_rate)
@@ -189,12 +174,10 @@ class Trainer:
     def _descend_together(self, **batch: tf.Tensor) -> tf.Tensor:
         return self._workers.sum(self._descend, **batch)
 
-    def _descend(
-        self, history: tf.Tensor, region: tf.Tensor, label: tf.Tensor, negatives: tf.Tensor
-    ) -> tf.Tensor:
+    def _descend(self, negatives: tf.Tensor, **batch: tf.Tensor) -> tf.Tensor:
         articles = self._tower.article_vectors
         with tf.GradientTape() as tape:
-            vectors = self._tower(history, region, training=True)
+            vectors, label = self._tower.learn(batch)
             if self._is_sampled:
                 loss = sampled_softmax_loss(vectors, articles, label, negatives)
             else:

@@ -19,8 +19,8 @@ from local_stack.processes import tied_to_this_process
 from pipeline.errors import TrainingError
 from pipeline.options import RunOptions, TrainOptions
 from pipeline.records import has_ended
+from pipeline.towers import choose_batch_size
 from pipeline.train import TrainedModel, load_tower, train
-from pipeline.trainer import choose_batch_size
 from pipeline.workers import Workers, _place
 
 # Without dropout nothing but rounding tells the processes' parts of a batch from the whole.

@@ -1,0 +1,111 @@
+"""The kinds of user tower, which one the data call for, and what each learns from."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from pipeline.datasets import Batches, SequenceBatches, TrainingBatches
+from pipeline.model import UserTower
+from pipeline.options import ModelKind, TowerSettings, TrainOptions
+from pipeline.prepared import PreparedData
+from pipeline.tower import Tower
+from pipeline.transformer import TransformerTower
+from pipeline.workers import Workers
+from releases.layout import HISTORY_LENGTH
+
+__all__ = ["Lessons", "build_tower", "choose_batch_size", "choose_model", "lessons", "settings_of"]
+
+_KINDS: Final[Mapping[ModelKind, Callable[[TowerSettings, int], Tower]]] = MappingProxyType(
+    {"mean-pooling": UserTower, "transformer": TransformerTower}
+)
+_TRANSFORMER_FROM_STEPS: Final = 300_000
+"""With fewer views to learn from, mean pooling finds more (docs/quality.md)."""
+_MOST_ROWS: Final = 64
+
+
+def choose_model(options: TrainOptions, prepared: PreparedData) -> ModelKind:
+    """Answer the kind that is asked for, or else the one for so much data."""
+    if options.model is not None:
+        return options.model
+    return "transformer" if prepared.step_count >= _TRANSFORMER_FROM_STEPS else "mean-pooling"
+
+
+def settings_of(options: TrainOptions, prepared: PreparedData) -> TowerSettings:
+    """Settle all that shapes the tower."""
+    model = choose_model(options, prepared)
+    return TowerSettings(
+        model=model,
+        article_count=prepared.article_count,
+        region_count=prepared.region_count,
+        dimension=options.dimension,
+        hidden_units=options.hidden_units,
+        dropout=options.block_dropout if model == "transformer" else options.dropout,
+        history_dropout=options.history_dropout,
+        region_dropout=options.region_dropout,
+        layers=options.layers,
+        heads=options.heads,
+    )
+
+
+def build_tower(settings: TowerSettings, worker: int = 0) -> Tower:
+    """Make a tower that has learnt nothing. `worker`: its place among those that learn together."""
+    return _KINDS[settings.model](settings, worker)
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a tower learns from."""
+
+    batches: Batches
+    batch_size: int
+    """Views to foretell in a step of the training."""
+    steps_of_epoch: int
+
+
+def lessons(
+    model: ModelKind, options: TrainOptions, prepared: PreparedData, workers: Workers
+) -> Lessons:
+    """Find the batches for a kind of tower. Of several workers each takes an equal part of one."""
+    if model == "transformer":
+        return _rows(options, prepared, workers)
+    size = choose_batch_size(options, prepared.example_count, workers.count)
+    batches = TrainingBatches(
+        prepared.examples, prepared.example_count, size, options.seed, workers.index, workers.count
+    )
+    return Lessons(batches, size, prepared.example_count // size)
+
+
+def _rows(options: TrainOptions, prepared: PreparedData, workers: Workers) -> Lessons:
+    available = prepared.step_count // HISTORY_LENGTH
+    rows = choose_row_count(options, available, workers.count)
+    batches = SequenceBatches(
+        prepared.sequences, prepared.step_count, rows, options.seed, workers.index, workers.count
+    )
+    return Lessons(batches, rows * HISTORY_LENGTH, available // rows)
+
+
+def choose_batch_size(options: TrainOptions, example_count: int, worker_count: int = 1) -> int:
+    """Small batches for few examples; beyond 512, more steps learn faster than larger ones.
+
+    Of several workers each takes an equal part of a batch.
+    """
+    if options.batch_size is not None:
+        chosen = options.batch_size
+    else:
+        chosen = 1 << min(9, max(5, round(math.log2(example_count / 200))))
+    return _shared(min(chosen, example_count), worker_count)
+
+
+def choose_row_count(options: TrainOptions, available: int, worker_count: int = 1) -> int:
+    """The same in rows of 50 views; of those there are `available`."""
+    if options.batch_size is not None:
+        chosen = round(options.batch_size / HISTORY_LENGTH)
+    else:
+        chosen = 1 << max(3, round(math.log2(max(1, available) / 100)))
+    return _shared(max(1, min(chosen, _MOST_ROWS, available)), worker_count)
+
+
+def _shared(size: int, worker_count: int) -> int:
+    return max(worker_count, size - size % worker_count)
