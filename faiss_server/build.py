@@ -1,6 +1,7 @@
 """Building an IVF index whose number of probed lists is chosen by measured recall."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -88,11 +89,38 @@ def write_index(built: BuiltIndex, path: Path) -> None:
 
 
 def search_file(
-    path: Path, queries: NDArray[np.float32], k: int
+    path: Path,
+    queries: NDArray[np.float32],
+    k: int,
+    excluded: Sequence[NDArray[np.int64]] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Search a written index with its own nprobe; ids and scores [q, k], best first."""
+    """Search a written index with its own nprobe; ids and scores [q, k], best first.
+
+    `excluded`: for each query the ids to leave out, as the server does; an id of -1 fills up where
+    there are no more.
+    """
     index = faiss.read_index(str(path))
-    scores, ids = index.search(queries, min(k, index.ntotal))
+    k = min(k, index.ntotal)
+    if not excluded:
+        scores, ids = index.search(queries, k)
+        return ids, scores
+    found = [
+        _search_without(index, query[None], k, left_out)
+        for query, left_out in zip(queries, excluded, strict=True)
+    ]
+    return np.concatenate([ids for ids, _ in found]), np.concatenate([s for _, s in found])
+
+
+def _search_without(
+    index: Any, query: NDArray[np.float32], k: int, excluded: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Look into all lists where those that are probed hold too few others, as the server does."""
+    allowed = faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded))
+    for nprobe in (index.nprobe, index.nlist):
+        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=allowed)
+        scores, ids = index.search(query, k, params=parameters)
+        if ids[0, -1] >= 0:
+            break
     return ids, scores
 
 

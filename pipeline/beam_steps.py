@@ -84,9 +84,9 @@ class Counts:
 def make_examples(
     shards: Sequence[Path], plan: Plan, directory: Path, beam_arguments: Sequence[str]
 ) -> Counts:
-    """Write `transform/`, `examples/`, `sequences/` and `users.parquet` below `directory`, in one Beam pipeline.
+    """Write `transform/`, `examples/`, `sequences/` and `users.parquet` below `directory`.
 
-    Where it runs is said by `beam_arguments` alone, such as `--runner=DataflowRunner`. Workers
+    In one Beam pipeline. Where it runs is said by `beam_arguments` alone, such as `--runner=DataflowRunner`. Workers
     elsewhere see no folder of this machine: with `--temp_location` they read and write below it,
     and what they wrote is brought here.
     """

@@ -68,6 +68,8 @@ class PreprocessOptions:
     min_article_views: _Count = 2
     min_user_views: _Count = 1
     split: Split = "time"
+    split_since: int | None = None
+    """Unix second that held-out views begin at, of a split by time; None: by `max_test_users`."""
     max_test_users: _Count = 10_000
     """The evaluation asks a uniform sample of so many users where there are more."""
     beam_arguments: tuple[str, ...] = ()

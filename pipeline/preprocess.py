@@ -38,7 +38,7 @@ def preprocess(
     for name in ("transform", "examples", "sequences"):
         shutil.rmtree(directory / name, ignore_errors=True)
     seen = scan(collected.histories)
-    hold_out = choose_hold_out(options.split, seen, options.max_test_users)
+    hold_out = choose_hold_out(options.split, seen, options.max_test_users, options.split_since)
     tested = _tested_count(seen, hold_out)
     plan = Plan(
         hold_out=hold_out,

@@ -49,7 +49,7 @@ class Tower(keras.Model):  # type: ignore[misc] # keras has no types
 
     @abstractmethod
     def learn(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
-        """Turn a training batch into float32[n, dimension] and the int32[n] rows they should find."""
+        """Turn a training batch into float32[n, dimension] and the int32[n] rows to be found."""
 
     def table(self, name: str, rows: int, initializer: Any) -> Any:
         """Make a variable with a vector in each row."""

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from pydantic import TypeAdapter
 
+from pipeline._memory import keep_freed_memory
 from pipeline.datasets import validation_batches
 from pipeline.errors import TrainingError
 from pipeline.options import TowerSettings, TrainOptions
@@ -70,6 +71,7 @@ def train(
     the chief writes into it, the others answer a record in a folder of their own. Raises
     TrainingError.
     """
+    keep_freed_memory()
     workers = Workers.of_this_process()
     keras.utils.set_random_seed(options.seed)
     settings = settings_of(options, prepared)

@@ -25,7 +25,8 @@ from pipeline.workers import Workers
 __all__ = ["Round", "Trainer"]
 
 _STEPS_OF_ROUND: Final = 250  # validated at least this often, so that long epochs can stop early
-_NEGATIVES: Final = 1_024
+_FEWEST_NEGATIVES: Final = 1_024
+_ARTICLES_OF_A_NEGATIVE: Final = 10
 _AVERAGE_KEEPS: Final = 0.6  # of the running average of the weights, at the end of each round
 _COMPILE_FROM_STEPS: Final = 20  # with fewer, XLA's compilation takes longer than it saves
 
@@ -168,8 +169,9 @@ class Trainer:
     def _negatives(self) -> Any:
         """Draw those of this step, the same ones when the step is repeated."""
         random = np.random.default_rng((self._options.seed, int(self._state.steps.numpy())))
-        drawn = _NEGATIVES if self._is_sampled else 0
-        return tf.constant(draw_negatives(random, drawn, self._tower.settings.article_count))
+        articles = self._tower.settings.article_count
+        drawn = max(_FEWEST_NEGATIVES, articles // _ARTICLES_OF_A_NEGATIVE)
+        return tf.constant(draw_negatives(random, drawn if self._is_sampled else 0, articles))
 
     def _descend_together(self, **batch: tf.Tensor) -> tf.Tensor:
         return self._workers.sum(self._descend, **batch)
