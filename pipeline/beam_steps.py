@@ -86,9 +86,9 @@ def make_examples(
 ) -> Counts:
     """Write `transform/`, `examples/`, `sequences/` and `users.parquet` below `directory`.
 
-    In one Beam pipeline. Where it runs is said by `beam_arguments` alone, such as `--runner=DataflowRunner`. Workers
-    elsewhere see no folder of this machine: with `--temp_location` they read and write below it,
-    and what they wrote is brought here.
+    In one Beam pipeline. Where it runs is said by `beam_arguments` alone, such as
+    `--runner=DataflowRunner`. Workers elsewhere see no folder of this machine: with
+    `--temp_location` they read and write below it, and what they wrote is brought here.
     """
     options = PipelineOptions(list(beam_arguments))
     place = options.view_as(GoogleCloudOptions).temp_location

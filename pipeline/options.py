@@ -97,7 +97,7 @@ class TrainOptions:
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     batch_size: _Count | None = None
     """Views to foretell in a step; None: by the amount of data."""
-    max_train_seconds: Annotated[float, Field(gt=0)] = 55.0
+    max_train_seconds: Annotated[float, Field(gt=0)] = 3_600.0
     max_epochs: _Count = 200
     patience: _Count = 4
     """Rounds without a lower validation loss after which training ends."""

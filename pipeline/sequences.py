@@ -23,8 +23,8 @@ def cut_sequences(
     """Cut a row of known views, newest first, out of the views of each user that has two of them.
 
     User u's views are `offsets[u]:offsets[u + 1]`, oldest first, as indices. `held_back` says of
-    each user, bool[users], whether the last known view is kept for validation. The columns are lists: what the encoder of
-    tf.train.Example takes.
+    each user, bool[users], whether the last known view is kept for validation. The columns
+    are lists: what the encoder of tf.train.Example takes.
     """
     owners = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     places = np.flatnonzero(articles > 0)
