@@ -91,7 +91,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     release: Annotated[int | None, typer.Option(help="Default: the second now")] = None,
     model: Annotated[ModelKind | None, typer.Option(help="Default: by the amount of data")] = None,
     max_train_seconds: float = TrainOptions.max_train_seconds,
-    max_epochs: int = TrainOptions.max_epochs,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Default: by model and amount of data")
+    ] = None,
     dimension: int = TrainOptions.dimension,
     hidden_units: Annotated[
         list[int] | None, typer.Option(help="Of a layer below the last; default: 128")

@@ -98,7 +98,8 @@ class TrainOptions:
     batch_size: _Count | None = None
     """Views to foretell in a step; None: by the amount of data."""
     max_train_seconds: Annotated[float, Field(gt=0)] = 3_600.0
-    max_epochs: _Count = 200
+    max_epochs: _Count | None = None
+    """None: by the kind of model and the amount of data."""
     patience: _Count = 4
     """Rounds without a lower validation loss after which training ends."""
     seed: int = 1

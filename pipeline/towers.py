@@ -23,6 +23,10 @@ _KINDS: Final[Mapping[ModelKind, Callable[[TowerSettings, int], Tower]]] = Mappi
 _TRANSFORMER_FROM_STEPS: Final = 300_000
 """With fewer views to learn from, mean pooling finds more (docs/quality.md)."""
 _MOST_ROWS: Final = 64
+_MOST_EPOCHS: Final = 200
+_VIEWS_IN_ALL: Final = 15_000_000
+_FEWEST_EPOCHS: Final = 5
+_MOST_COOLED_EPOCHS: Final = 60
 
 
 def choose_model(options: TrainOptions, prepared: PreparedData) -> ModelKind:
@@ -62,6 +66,10 @@ class Lessons:
     batch_size: int
     """Views to foretell in a step of the training."""
     steps_of_epoch: int
+    epochs: int
+    """After so many training ends."""
+    cools: bool
+    """Whether the learning rate falls in equal steps from what it is to nothing at the end."""
 
 
 def lessons(
@@ -74,7 +82,8 @@ def lessons(
     batches = TrainingBatches(
         prepared.examples, prepared.example_count, size, options.seed, workers.index, workers.count
     )
-    return Lessons(batches, size, prepared.example_count // size)
+    epochs = options.max_epochs or _MOST_EPOCHS
+    return Lessons(batches, size, prepared.example_count // size, epochs, cools=False)
 
 
 def _rows(options: TrainOptions, prepared: PreparedData, workers: Workers) -> Lessons:
@@ -83,7 +92,13 @@ def _rows(options: TrainOptions, prepared: PreparedData, workers: Workers) -> Le
     batches = SequenceBatches(
         prepared.sequences, prepared.step_count, rows, options.seed, workers.index, workers.count
     )
-    return Lessons(batches, rows * HISTORY_LENGTH, available // rows)
+    epochs = options.max_epochs or choose_epochs(prepared.step_count)
+    return Lessons(batches, rows * HISTORY_LENGTH, available // rows, epochs, cools=True)
+
+
+def choose_epochs(step_count: int) -> int:
+    """Foretell so many views in all: a rate that falls to nothing has to know when."""
+    return min(_MOST_COOLED_EPOCHS, max(_FEWEST_EPOCHS, round(_VIEWS_IN_ALL / step_count)))
 
 
 def choose_batch_size(options: TrainOptions, example_count: int, worker_count: int = 1) -> int:

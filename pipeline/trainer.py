@@ -71,7 +71,7 @@ class Trainer:
     ) -> None:
         self._workers = workers
         self._tower, self._validation, self._options = tower, validation, options
-        self._batches, self._steps_of_epoch = lessons.batches, lessons.steps_of_epoch
+        self._lessons, self._steps_of_epoch = lessons, lessons.steps_of_epoch
         self._is_sampled = tower.settings.article_count > FULL_SOFTMAX_LIMIT
         with workers.strategy.scope():
             optimizer = keras.optimizers.Adam(options.learning_rate)
@@ -108,6 +108,8 @@ class Trainer:
         deadline = started + self._options.max_train_seconds
         validating = 0.0
         while self._workers.agree(self._goes_on()):
+            if self._lessons.cools:
+                self._cool()
             # The round's own validation belongs to the time that is given.
             losses = self._train_round(deadline - validating)
             trained = time.monotonic()
@@ -126,12 +128,21 @@ class Trainer:
                 return
 
     def _goes_on(self) -> bool:
-        most_steps = self._options.max_epochs * self._steps_of_epoch
-        state = self._state
+        state, most_steps = self._state, self._lessons.epochs * self._steps_of_epoch
         is_in_time = float(state.seconds.numpy()) < self._options.max_train_seconds
         return is_in_time and int(state.waited.numpy()) < self._options.patience and (
             int(state.steps.numpy()) < most_steps
         )  # fmt: skip
+
+    def _cool(self) -> None:
+        """Lower the learning rate by what is over of the epochs or, if that is more, of the time.
+
+        Several workers, whose clocks differ, go by the epochs.
+        """
+        over = int(self._state.steps.numpy()) / (self._lessons.epochs * self._steps_of_epoch)
+        if self._workers.count == 1:
+            over = max(over, float(self._state.seconds.numpy()) / self._options.max_train_seconds)
+        self._optimizer.learning_rate.assign(self._options.learning_rate * (1 - over))
 
     def _remember(self, done: Round) -> Round:
         rounds = self._state.rounds.numpy()
@@ -162,7 +173,7 @@ class Trainer:
         batch = next(self._epoch, None)
         if batch is None:
             number, skip = divmod(int(self._state.steps.numpy()), self._steps_of_epoch)
-            self._epoch = iter(self._batches.epoch(number, skip))
+            self._epoch = iter(self._lessons.batches.epoch(number, skip))
             batch = next(self._epoch)
         return dict(batch)
 
