@@ -41,7 +41,7 @@ def test_each_place_of_a_row_answers_as_a_request_with_its_history_would(tower):
     owner = np.array([[0, 0, 0, 1, 1, 1]], np.int32)
     region = np.array([[0, 1, 2, 0, 0, 3]], np.int32)
     label = np.array([[1, 5, 3, 8, 4, 7]], np.int32)
-    batch = dict(article=article, owner=owner, region=region, label=label)
+    batch = {"article": article, "owner": owner, "region": region, "label": label}
     vectors, labels = tower.learn({name: tf.constant(value) for name, value in batch.items()})
     assert labels.numpy().tolist() == label[0].tolist()
     histories = [[5, 3, 9], [3, 9], [9], [4, 7, 2], [7, 2], [2]]
