@@ -88,7 +88,8 @@ class TrainOptions:
     layers: _Count = 2
     """Of the transformer, as are `heads` and `block_dropout`."""
     heads: _Count = 2
-    block_dropout: _Share = 0.2
+    block_dropout: _Share | None = None
+    """None: the more, the fewer views an article has."""
     dropout: _Share = 0.3
     history_dropout: _Share = 0.3
     """Share of the views of a training history that the mean passes over."""

@@ -45,12 +45,23 @@ def settings_of(options: TrainOptions, prepared: PreparedData) -> TowerSettings:
         region_count=prepared.region_count,
         dimension=options.dimension,
         hidden_units=options.hidden_units,
-        dropout=options.block_dropout if model == "transformer" else options.dropout,
+        dropout=_dropout(options, prepared) if model == "transformer" else options.dropout,
         history_dropout=options.history_dropout,
         region_dropout=options.region_dropout,
         layers=options.layers,
         heads=options.heads,
     )
+
+
+def _dropout(options: TrainOptions, prepared: PreparedData) -> float:
+    if options.block_dropout is not None:
+        return options.block_dropout
+    return choose_dropout(prepared.step_count / prepared.article_count)
+
+
+def choose_dropout(views_of_article: float) -> float:
+    """Articles that are seldom viewed are learnt by heart: from 0.2 at 200 views to 0.5 at 20."""
+    return min(0.5, max(0.2, 0.2 + 0.3 * math.log10(200 / max(1.0, views_of_article))))
 
 
 def build_tower(settings: TowerSettings, worker: int = 0) -> Tower:
@@ -92,13 +103,17 @@ def _rows(options: TrainOptions, prepared: PreparedData, workers: Workers) -> Le
     batches = SequenceBatches(
         prepared.sequences, prepared.step_count, rows, options.seed, workers.index, workers.count
     )
-    epochs = options.max_epochs or choose_epochs(prepared.step_count)
+    epochs = options.max_epochs or choose_epochs(prepared.step_count, prepared.article_count)
     return Lessons(batches, rows * HISTORY_LENGTH, available // rows, epochs, cools=True)
 
 
-def choose_epochs(step_count: int) -> int:
-    """Foretell so many views in all: a rate that falls to nothing has to know when."""
-    return min(_MOST_COOLED_EPOCHS, max(_FEWEST_EPOCHS, round(_VIEWS_IN_ALL / step_count)))
+def choose_epochs(step_count: int, article_count: int) -> int:
+    """Settle when the rate is to be nothing: after so many views in all, and before articles that
+    are seldom viewed are learnt by heart.
+    """
+    before_by_heart = 2 * math.sqrt(step_count / article_count)
+    wanted = round(min(_VIEWS_IN_ALL / max(1, step_count), before_by_heart))
+    return min(_MOST_COOLED_EPOCHS, max(_FEWEST_EPOCHS, wanted))
 
 
 def choose_batch_size(options: TrainOptions, example_count: int, worker_count: int = 1) -> int:

@@ -12,12 +12,23 @@ from pipeline.export import export
 from pipeline.exported import ServedTower
 from pipeline.options import TowerSettings, TrainOptions
 from pipeline.sequences import cut_sequences, parse_sequences
-from pipeline.towers import build_tower, choose_epochs, choose_model, choose_row_count
+from pipeline.towers import (
+    build_tower,
+    choose_epochs,
+    choose_model,
+    choose_row_count,
+    settings_of,
+)
 from pipeline.train import load_tower, train
 
 SETTINGS = TowerSettings("transformer", 30, 3, 8, (), 0.0, 0.0, 0.0, layers=2, heads=2)
 FAST = TrainOptions(
-    model="transformer", dimension=8, learning_rate=1e-2, batch_size=200, max_epochs=3
+    model="transformer",
+    dimension=8,
+    block_dropout=0.1,
+    learning_rate=1e-2,
+    batch_size=200,
+    max_epochs=3,
 )
 
 
@@ -134,14 +145,24 @@ def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("steps", "model", "epochs"),
-    [(1_000, "mean-pooling", 60), (1_000_000, "transformer", 15), (10**9, "transformer", 5)],
+    ("steps", "articles", "model", "dropout", "epochs"),
+    [
+        (1_000, 100, "mean-pooling", 0.5, 6),
+        (1_000_000, 3_000, "transformer", 0.2, 15),
+        (1_000_000, 20_000, "transformer", 0.38, 14),
+        (1_000_000, 50_000, "transformer", 0.5, 9),
+        (10**9, 10**6, "transformer", 0.2, 5),
+    ],
 )
-def test_model_and_epochs_follow_from_the_amount_of_data(tiny_run, steps, model, epochs):
-    prepared = replace(tiny_run.result.prepared, step_count=steps)
+def test_what_is_learnt_and_how_follows_from_the_amount_of_data(
+    tiny_run, steps, articles, model, dropout, epochs
+):
+    prepared = replace(tiny_run.result.prepared, step_count=steps, article_count=articles)
     assert choose_model(TrainOptions(), prepared) == model
-    assert choose_model(TrainOptions(model="transformer"), prepared) == "transformer"
-    assert choose_epochs(steps) == epochs
+    asked_for = TrainOptions(model="transformer")
+    assert settings_of(asked_for, prepared).dropout == pytest.approx(dropout, abs=0.01)
+    assert settings_of(replace(asked_for, block_dropout=0.1), prepared).dropout == 0.1
+    assert choose_epochs(steps, articles) == epochs
 
 
 @pytest.mark.parametrize(
