@@ -26,6 +26,7 @@ __all__ = ["Round", "Trainer"]
 
 _STEPS_OF_ROUND: Final = 250  # validated at least this often, so that long epochs can stop early
 _FEWEST_NEGATIVES: Final = 1_024
+_MOST_NEGATIVES: Final = 8_192
 _ARTICLES_OF_A_NEGATIVE: Final = 10
 _AVERAGE_KEEPS: Final = 0.6  # of the running average of the weights, at the end of each round
 _COMPILE_FROM_STEPS: Final = 20  # with fewer, XLA's compilation takes longer than it saves
@@ -181,7 +182,8 @@ class Trainer:
         """Draw those of this step, the same ones when the step is repeated."""
         random = np.random.default_rng((self._options.seed, int(self._state.steps.numpy())))
         articles = self._tower.settings.article_count
-        drawn = max(_FEWEST_NEGATIVES, articles // _ARTICLES_OF_A_NEGATIVE)
+        wanted = articles // _ARTICLES_OF_A_NEGATIVE
+        drawn = min(_MOST_NEGATIVES, max(_FEWEST_NEGATIVES, wanted))
         return tf.constant(draw_negatives(random, drawn if self._is_sampled else 0, articles))
 
     def _descend_together(self, **batch: tf.Tensor) -> tf.Tensor:
