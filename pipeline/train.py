@@ -14,13 +14,15 @@ import tensorflow as tf
 from pydantic import TypeAdapter
 
 from pipeline._memory import keep_freed_memory
+from pipeline.choice import settings_of
 from pipeline.datasets import validation_batches
 from pipeline.errors import TrainingError
+from pipeline.lessons import lessons
 from pipeline.options import TowerSettings, TrainOptions
 from pipeline.prepared import PreparedData
 from pipeline.records import RECORD_FILE, StepRecord
 from pipeline.tower import Tower
-from pipeline.towers import build_tower, lessons, settings_of
+from pipeline.towers import build_tower
 from pipeline.trainer import Round, Trainer
 from pipeline.workers import Workers
 

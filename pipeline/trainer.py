@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.errors import TrainingError
+from pipeline.lessons import Lessons
 from pipeline.options import TrainOptions
 from pipeline.softmax import (
     FULL_SOFTMAX_LIMIT,
@@ -19,7 +20,6 @@ from pipeline.softmax import (
     sampled_softmax_loss,
 )
 from pipeline.tower import Tower
-from pipeline.towers import Lessons
 from pipeline.workers import Workers
 
 __all__ = ["Round", "Trainer"]

@@ -10,13 +10,13 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pipeline.trainer
+from pipeline.choice import choose_batch_size
 from pipeline.datasets import TrainingBatches
 from pipeline.errors import StepError, TrainingError
 from pipeline.model import UserTower
 from pipeline.options import RunOptions, TowerSettings, TrainOptions
 from pipeline.records import has_ended
 from pipeline.steps import run_step
-from pipeline.towers import choose_batch_size
 from pipeline.train import load_tower, train
 from releases.layout import HISTORY_LENGTH
 

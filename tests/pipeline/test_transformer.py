@@ -7,18 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.choice import choose_epochs, choose_model, choose_row_count, settings_of
 from pipeline.datasets import SequenceBatches
+from pipeline.errors import TrainingError
 from pipeline.export import export
 from pipeline.exported import ServedTower
 from pipeline.options import TowerSettings, TrainOptions
 from pipeline.sequences import cut_sequences, parse_sequences
-from pipeline.towers import (
-    build_tower,
-    choose_epochs,
-    choose_model,
-    choose_row_count,
-    settings_of,
-)
+from pipeline.towers import build_tower
 from pipeline.train import load_tower, train
 
 SETTINGS = TowerSettings("transformer", 30, 3, 8, (), 0.0, 0.0, 0.0, layers=2, heads=2)
@@ -162,7 +158,9 @@ def test_what_is_learnt_and_how_follows_from_the_amount_of_data(
     asked_for = TrainOptions(model="transformer")
     assert settings_of(asked_for, prepared).dropout == pytest.approx(dropout, abs=0.01)
     assert settings_of(replace(asked_for, block_dropout=0.1), prepared).dropout == 0.1
-    assert choose_epochs(steps, articles) == epochs
+    assert choose_epochs(asked_for, steps, articles) == epochs
+    with pytest.raises(TrainingError, match="65, is no multiple of"):
+        settings_of(replace(asked_for, dimension=65), prepared)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from pydantic import TypeAdapter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from local_stack.processes import tied_to_this_process
+from pipeline.choice import choose_batch_size
 from pipeline.errors import TrainingError
 from pipeline.options import RunOptions, TrainOptions
 from pipeline.records import has_ended
-from pipeline.towers import choose_batch_size
 from pipeline.train import TrainedModel, load_tower, train
 from pipeline.workers import Workers, _place
 
