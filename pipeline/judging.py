@@ -92,7 +92,8 @@ class _Baselines:
     def _rank(self, scorer: Scorer) -> NDArray[np.int64]:
         columns = self.catalogue.indices(self._asked.targets).astype(np.int64) - 1
         everyone = np.arange(len(self._asked))
-        return rank_all(scorer, everyone, columns, self._seen, len(self.catalogue.ids)).ranks
+        size = len(self.catalogue.ids)
+        return rank_all(scorer, everyone, columns, self._seen, size, with_answers=False).ranks
 
     def _seen(self, question: int) -> NDArray[np.int32]:
         begin, end = self._asked.begins[question], self._asked.ends[question]

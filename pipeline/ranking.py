@@ -35,17 +35,20 @@ class Ranked:
         return measure(self.ranks, self.answered, self.article_count)
 
 
-def rank_all(
+def rank_all(  # noqa: PLR0913 - the last has a default
     scorer: Scorer,
     users: NDArray[np.int64],
     columns: NDArray[np.int64],
     seen_of: Callable[[int], NDArray[Any]],
     article_count: int,
+    *,
+    with_answers: bool = True,
 ) -> Ranked:
     """Rank the target of each of those who ask, int64[users], among all articles.
 
     `columns` int64[users] are the targets' places in the catalogue, -1 where one is not in it.
     `seen_of` answers the places plus one of what is left out for one of them; 0 is no place.
+    `with_answers`: also which articles are answered at all, which takes longer than the ranks.
     """
     ranks, answered = [np.zeros(0, np.int64)], []
     at_once = max(1, _SCORES_AT_ONCE // article_count)
@@ -56,5 +59,6 @@ def rank_all(
         for row, user in enumerate(asked):
             seen[row, seen_of(int(user))] = True
         ranks.append(rank_targets(scores, columns[begin : begin + at_once], seen[:, 1:]))
-        answered.append(top_columns(scores, seen[:, 1:], _ANSWERED))
+        if with_answers:
+            answered.append(top_columns(scores, seen[:, 1:], _ANSWERED))
     return Ranked(np.concatenate(ranks), answered, article_count)
