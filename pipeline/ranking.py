@@ -35,7 +35,7 @@ class Ranked:
         return measure(self.ranks, self.answered, self.article_count)
 
 
-def rank_all(  # noqa: PLR0913 - the last has a default
+def rank_all(
     scorer: Scorer,
     users: NDArray[np.int64],
     columns: NDArray[np.int64],
