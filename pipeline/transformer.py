@@ -39,39 +39,40 @@ class TransformerTower(Tower):
             _Block(settings, self.dropped, name=f"block_{number}")
             for number in range(settings.layers)
         ]
-        self.last_norm = _Norm(settings.dimension, name="last_norm")
+        self.gain = self.add_weight(name="gain", shape=(settings.dimension,), initializer="ones")
         self.built = True
 
     def call(self, history: tf.Tensor, region: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Turn int32[B, 50], newest first, and int32[B] into float32[B, dimension]."""
         history = _known_first(history)
         may_see = _older_or_same(HISTORY_LENGTH)[None] & (history > 0)[:, None, :]
+        barred = _barred(may_see)
         hidden = self._embedded(history, training)
         for block in self.blocks[:-1]:
-            hidden = block(hidden, may_see, asking=HISTORY_LENGTH, training=training)
-        newest = self.blocks[-1](hidden, may_see, asking=1, training=training)
+            hidden = block(hidden, barred, training=training)
+        newest = self.blocks[-1](hidden, barred, newest_only=True, training=training)
         return self._answer(newest, region, training)
 
     def learn(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """Answer every place of every row: what came next after it is a label of its own."""
         article, owner = batch["article"], batch["owner"]
-        length = article.shape[1]
-        may_see = _older_or_same(length)[None] & (owner[:, :, None] == owner[:, None, :])
+        may_see = _older_or_same(article.shape[1])[None]
+        barred = _barred(may_see & (owner[:, :, None] == owner[:, None, :]))
         hidden = self._embedded(article, training=True)
         for block in self.blocks:
-            hidden = block(hidden, may_see, asking=length, training=True)
+            hidden = block(hidden, barred, training=True)
         region, label = (tf.reshape(batch[name], [-1]) for name in ("region", "label"))
         return self._answer(hidden, region, training=True), label
 
     def _embedded(self, article: tf.Tensor, training: bool) -> tf.Tensor:
         """Embed int32[B, length] into float32[B * length, dimension]."""
-        article = tf.reshape(article, [-1])
-        known = tf.cast(article > 0, tf.float32) * self.settings.dimension**0.5
-        embedded = tf.gather(self.article_vectors, tf.maximum(article - 1, 0))
-        return self.dropped(embedded * known[..., None], training)
+        # What stands for an unknown view is any article: nobody looks at it.
+        rows = tf.maximum(tf.reshape(article, [-1]) - 1, 0)
+        embedded = tf.gather(self.article_vectors, rows) * self.settings.dimension**0.5
+        return self.dropped(embedded, training)
 
     def _answer(self, hidden: tf.Tensor, region: tf.Tensor, training: bool) -> tf.Tensor:
-        vectors = self.last_norm(hidden)
+        vectors = _normed(hidden) * self.gain
         if self.settings.region_count:
             vectors += self.region_embedding(region, training)
         return vectors
@@ -80,22 +81,23 @@ class TransformerTower(Tower):
 class _Block(keras.layers.Layer):  # type: ignore[misc] # keras has no types
     """Attention among the places of a row, then two layers for each place.
 
-    Places are rows of one matrix, since dense layers over three dimensions work out shapes at each
-    call, which took half of the time of a request.
+    A request of one user is some hundred small operations, whose number is what takes time. So
+    places are rows of one matrix (dense layers over three dimensions work out shapes at each call),
+    norms have no gain and scores no scale of their own (the layers after and before them learn it).
     """
 
     def __init__(self, settings: TowerSettings, dropped: Any, name: str) -> None:
         super().__init__(name=name)
         width, self._heads, self._dropped = settings.dimension, settings.heads, dropped
         self._size = width // settings.heads
-        self.attention_norm = _Norm(width, "attention_norm")
-        self.queries = keras.layers.Dense(width, use_bias=False)
+        # Scores begin as small as those of attention that divides them by the root of the size.
+        narrow = keras.initializers.VarianceScaling(1 / self._size, "fan_avg", "uniform")
+        self.queries = keras.layers.Dense(width, use_bias=False, kernel_initializer=narrow)
         self.keys_values = keras.layers.Dense(2 * width, use_bias=False)
         self.mixed = keras.layers.Dense(width)
         self.distance = self.add_weight(
-            name="distance", shape=(settings.heads, HISTORY_LENGTH), initializer="zeros"
+            name="distance", shape=(settings.heads, HISTORY_LENGTH + 1), initializer="zeros"
         )
-        self.inner_norm = _Norm(width, "inner_norm")
         self.wide = keras.layers.Dense(4 * width, activation="relu")
         self.narrow = keras.layers.Dense(width)
         for layer in (self.queries, self.keys_values, self.mixed, self.wide):
@@ -104,51 +106,49 @@ class _Block(keras.layers.Layer):  # type: ignore[misc] # keras has no types
         self.built = True
 
     def call(
-        self, hidden: tf.Tensor, may_see: tf.Tensor, asking: int, training: bool = False
+        self,
+        hidden: tf.Tensor,
+        barred: tf.Tensor,
+        newest_only: bool = False,
+        training: bool = False,
     ) -> tf.Tensor:
-        """Turn float32[B * length, width] into float32[B * asking, width], each row's first places.
+        """Turn float32[B * length, width] into as much, or into float32[B, width] of the newest.
 
-        `may_see` bool[B or 1, length, length]: which places (last axis) each place looks at.
+        `barred` float32[B, 1, length, length] is added to what each place (third axis) compares.
         """
-        normed = self.attention_norm(hidden)
-        asked, hidden = (_first_places(each, may_see.shape[1], asking) for each in (normed, hidden))
-        mixed = self.mixed(self._attended(asked, normed, may_see[:, :asking]))
-        hidden += self._dropped(mixed, training)
-        inner = self.narrow(self.wide(self.inner_norm(hidden)))
-        return hidden + self._dropped(inner, training)
-
-    def _attended(self, asked: tf.Tensor, normed: tf.Tensor, may_see: tf.Tensor) -> tf.Tensor:
-        asking, length = may_see.shape[1:]
+        normed, length = _normed(hidden), barred.shape[2]
+        asked, asking = normed, length
+        if newest_only:
+            asked, hidden = (_first_of_each(each, length) for each in (normed, hidden))
+            barred, asking = barred[:, :, :1], 1
         queries = tf.reshape(self.queries(asked), [-1, asking, self._heads, self._size])
-        queries = tf.transpose(queries, [0, 2, 1, 3])
         both = tf.reshape(self.keys_values(normed), [-1, length, 2, self._heads, self._size])
         keys, values = tf.unstack(tf.transpose(both, [2, 0, 3, 1, 4]))
-        scores = tf.matmul(queries, keys, transpose_b=True) * self._size**-0.5
-        scores += tf.gather(self.distance, _distances(length)[:asking], axis=1)
-        weights = tf.nn.softmax(tf.where(may_see[:, None], scores, _FORBIDDEN))
-        together = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])
-        return tf.reshape(together, [-1, self._heads * self._size])
+        scores = tf.matmul(tf.transpose(queries, [0, 2, 1, 3]), keys, transpose_b=True)
+        if newest_only:
+            scores += self.distance[:, None, :length]
+        else:
+            scores += _by_distance(self.distance[:, : length + 1], length)
+        together = tf.matmul(tf.nn.softmax(scores + barred), values)
+        together = tf.reshape(tf.transpose(together, [0, 2, 1, 3]), [-1, self._heads * self._size])
+        hidden += self._dropped(self.mixed(together), training)
+        return hidden + self._dropped(self.narrow(self.wide(_normed(hidden))), training)
 
 
-def _first_places(places: tf.Tensor, length: int, asking: int) -> tf.Tensor:
-    if asking == length:
-        return places
+def _normed(values: tf.Tensor) -> tf.Tensor:
+    """Scale each vector to a mean square of one (RMSNorm)."""
+    size = tf.reduce_mean(tf.square(values), axis=-1, keepdims=True)
+    return values * tf.math.rsqrt(size + _TINY)
+
+
+def _first_of_each(places: tf.Tensor, length: int) -> tf.Tensor:
     width = places.shape[-1]
-    return tf.reshape(tf.reshape(places, [-1, length, width])[:, :asking], [-1, width])
+    return tf.reshape(places, [-1, length, width])[:, 0]
 
 
-class _Norm(keras.layers.Layer):  # type: ignore[misc] # keras has no types
-    """RMSNorm: half the operations of layer normalisation, which is what serving spends time on."""
-
-    def __init__(self, width: int, name: str) -> None:
-        super().__init__(name=name)
-        self.gain = self.add_weight(name="gain", shape=(width,), initializer="ones")
-        self.built = True
-
-    def call(self, values: tf.Tensor) -> tf.Tensor:
-        """Scale each vector to a mean square of one."""
-        size = tf.reduce_mean(tf.square(values), axis=-1, keepdims=True)
-        return values * tf.math.rsqrt(size + _TINY) * self.gain
+def _barred(may_see: tf.Tensor) -> tf.Tensor:
+    """Turn bool[B, length, length] into what keeps places from seeing others when it is added."""
+    return tf.where(may_see, 0.0, _FORBIDDEN)[:, None]
 
 
 def _older_or_same(length: int) -> tf.Tensor:
@@ -156,9 +156,14 @@ def _older_or_same(length: int) -> tf.Tensor:
     return tf.constant(np.triu(np.ones((length, length), bool)))
 
 
-def _distances(length: int) -> tf.Tensor:
-    places = np.arange(length)
-    return tf.constant(np.clip(places[None] - places[:, None], 0, HISTORY_LENGTH - 1), tf.int32)
+def _by_distance(numbers: tf.Tensor, length: int) -> tf.Tensor:
+    """Lay out float32[heads, length + 1] as [heads, length, length], by how far places lie apart.
+
+    The numbers end to end, cut every `length`, begin one earlier in each row: place i has number
+    j - i for place j. What lands before i is barred anyway. A gather takes ten times as long.
+    """
+    laid = tf.tile(numbers, [1, length])[:, : length * length]
+    return tf.reshape(laid, [-1, length, length])
 
 
 def _known_first(history: tf.Tensor) -> tf.Tensor:
