@@ -65,7 +65,7 @@ def free_addresses(count: int) -> list[str]:
 
 def kill_after_a_round(processes: list[subprocess.Popen], checkpoints: Path) -> None:
     try:
-        while not list(checkpoints.glob("*.index")):
+        while not (checkpoints / "checkpoint").exists():  # written last: it names the others
             assert [process.poll() for process in processes] == [None, None]
             time.sleep(0.01)
     finally:
