@@ -158,7 +158,7 @@ class Trainer:
         losses = []
         for _ in range(min(self._steps_of_epoch, _STEPS_OF_ROUND)):
             batch = self._next_batch()
-            losses.append(self._step(**batch, negatives=self._negatives()))
+            losses.append(self._step(**batch, **self._negatives()))
             self._state.steps.assign_add(1)
             if self._workers.count == 1 and time.monotonic() >= deadline:
                 break
@@ -178,23 +178,25 @@ class Trainer:
             batch = next(self._epoch)
         return dict(batch)
 
-    def _negatives(self) -> Any:
-        """Draw those of this step, the same ones when the step is repeated."""
+    def _negatives(self) -> dict[str, Any]:
+        """Draw those of this step, the same ones when the step is repeated, with their shares."""
         random = np.random.default_rng((self._options.seed, int(self._state.steps.numpy())))
         articles = self._tower.settings.article_count
         wanted = articles // _ARTICLES_OF_A_NEGATIVE
         drawn = min(_MOST_NEGATIVES, max(_FEWEST_NEGATIVES, wanted))
-        return tf.constant(draw_negatives(random, drawn if self._is_sampled else 0, articles))
+        shares = self._lessons.negative_shares
+        rows = draw_negatives(random, drawn if self._is_sampled else 0, shares)
+        return {"negatives": tf.constant(rows), "shares": tf.constant(shares[rows], tf.float32)}
 
     def _descend_together(self, **batch: tf.Tensor) -> tf.Tensor:
         return self._workers.sum(self._descend, **batch)
 
-    def _descend(self, negatives: tf.Tensor, **batch: tf.Tensor) -> tf.Tensor:
+    def _descend(self, negatives: tf.Tensor, shares: tf.Tensor, **batch: tf.Tensor) -> tf.Tensor:
         articles = self._tower.article_vectors
         with tf.GradientTape() as tape:
             vectors, label = self._tower.learn(batch)
             if self._is_sampled:
-                loss = sampled_softmax_loss(vectors, articles, label, negatives)
+                loss = sampled_softmax_loss(vectors, articles, label, negatives, shares)
             else:
                 loss = full_softmax_loss(vectors, articles, label)
             loss /= self._workers.count  # gradients and losses of all workers are summed

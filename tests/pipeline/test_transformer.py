@@ -143,10 +143,10 @@ def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, tmp_path)
 @pytest.mark.parametrize(
     ("steps", "articles", "model", "dropout", "epochs"),
     [
-        (1_000, 100, "mean-pooling", 0.5, 6),
+        (1_000, 100, "mean-pooling", 0.3, 5),
         (1_000_000, 3_000, "transformer", 0.2, 15),
-        (1_000_000, 20_000, "transformer", 0.38, 14),
-        (1_000_000, 50_000, "transformer", 0.5, 9),
+        (1_000_000, 20_000, "transformer", 0.26, 11),
+        (1_000_000, 50_000, "transformer", 0.3, 7),
         (10**9, 10**6, "transformer", 0.2, 5),
     ],
 )
