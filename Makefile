@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down explore pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-index bench-pipeline lint types imports fmt proto verify-proto verify-deploy docs dashboards images images-test lock
+.PHONY: help install demo up down explore pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-index bench-pipeline quality lint types imports fmt proto verify-proto verify-deploy docs dashboards images images-test lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,11 @@ bench-index: $(INSTALLED) ## Searches in process with exclusions and filters, 10
 
 bench-pipeline: $(INSTALLED) ## Time and memory of each step of the workflow (SCALE=10M, QUICK=1)
 	@$(BIN)/python -m pipeline.bench
+
+# The data sets but ml-100k may not be passed on: DATA_DIR has a folder for each.
+export DATA DATA_DIR SEED OPTIONS
+quality: $(INSTALLED) ## What the shipped model finds, beside published results (DATA=ml-1m-sasrec, SEED=n, QUICK=1)
+	@$(BIN)/python -m pipeline.quality
 
 # With another client: make images DOCKER=podman
 DOCKER ?= docker

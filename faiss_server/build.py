@@ -1,7 +1,7 @@
 """Building an IVF index whose effort of search is chosen by measured recall."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -165,12 +165,45 @@ def write_index(built: BuiltIndex, path: Path) -> None:
 
 
 def search_file(
-    path: Path, queries: NDArray[np.float32], k: int
+    path: Path,
+    queries: NDArray[np.float32],
+    k: int,
+    excluded: Sequence[NDArray[np.int64]] = (),
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Search a written index with its own nprobe; ids and scores [q, k], best first."""
-    index = faiss.read_index(str(path))
-    scores, ids = index.search(queries, min(k, index.ntotal))
-    return ids, scores
+    """Search a written index with its own nprobe; ids and scores [q, k], best first.
+
+    `excluded`: for each query the ids to leave out, as the server does; an id of -1 fills up where
+    there are no more.
+    """
+    kind = IndexKind.of(faiss.read_index(str(path)))
+    k = min(k, kind.index.ntotal)
+    if not excluded:
+        scores, ids = kind.index.search(queries, k)
+        return ids, scores
+    found = [
+        _search_without(kind, query[None], k, left_out)
+        for query, left_out in zip(queries, excluded, strict=True)
+    ]
+    return np.stack([ids for ids, _ in found]), np.stack([scores for _, scores in found])
+
+
+def _search_without(
+    kind: IndexKind, query: NDArray[np.float32], k: int, excluded: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Look into all lists where those that are probed hold too few others, as the server does."""
+    nprobe, wanted = kind.ivf.nprobe, min(k + excluded.size, kind.index.ntotal)
+    for probed in (nprobe, kind.lists):
+        kind.ivf.nprobe = probed
+        scores, ids = kind.index.search(query, wanted)
+        kept = np.flatnonzero((ids[0] >= 0) & ~np.isin(ids[0], excluded))[:k]
+        if kept.size == k:
+            break
+    kind.ivf.nprobe = nprobe
+    lacking = (0, k - kept.size)
+    return (
+        np.pad(ids[0, kept], lacking, constant_values=-1),
+        np.pad(scores[0, kept], lacking, constant_values=-np.inf),
+    )
 
 
 def _trained_index(

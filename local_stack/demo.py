@@ -34,6 +34,7 @@ __all__ = ["DemoOptions", "learn_release", "run_demo"]
 _LIMIT = 200
 _SHOWN_USERS = 3
 _SHOWN_ARTICLES = 8
+_LEARNING_SECONDS = "55"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,8 @@ def learn_release(options: DemoOptions, store: Path, workdir: Path) -> Manifest:
     )
     items = [] if options.items is None else ["--items", str(options.items)]
     # MovieLens' users come once, for an hour: a split by time would ask few, whom nobody knows.
-    learning = ["--split", "last-view"] + (["--max-epochs", "2"] if options.quick else [])
+    learning = ["--split", "last-view", "--max-train-seconds", _LEARNING_SECONDS]
+    learning += ["--max-epochs", "2"] if options.quick else []
     places = ["--store", str(store), "--workdir", str(workdir), "--report-dir", str(workdir)]
     command = [sys.executable, "-m", "pipeline", "run", *source, *items, *places, *learning]
     command = tied_to_this_process(command)

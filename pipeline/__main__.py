@@ -19,12 +19,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pipeline.demo_data import fetch_movielens_100k
 from pipeline.errors import DemoDataError, StepError, first_fault
+from pipeline.evaluate_command import evaluate_command
 from pipeline.holdout import Split
 from pipeline.kubeflow.command import compile_command, deploy_command, local_runner
 from pipeline.options import (
     BigQueryOptions,
     CollectOptions,
     GateOptions,
+    ModelKind,
     PreprocessOptions,
     RunOptions,
     TrainOptions,
@@ -40,6 +42,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 app.command("rollout")(rollout_command)
+app.command("evaluate")(evaluate_command)
 app.command("compile")(compile_command)
 app.command("deploy")(deploy_command)
 app.command("vertex-job")(vertex_job_command)
@@ -86,8 +89,11 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ),
     report_dir: Annotated[Path | None, typer.Option(help="Default: the workdir")] = None,
     release: Annotated[int | None, typer.Option(help="Default: the second now")] = None,
+    model: Annotated[ModelKind | None, typer.Option(help="Default: by the amount of data")] = None,
     max_train_seconds: float = TrainOptions.max_train_seconds,
-    max_epochs: int = TrainOptions.max_epochs,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Default: by model and amount of data")
+    ] = None,
     dimension: int = TrainOptions.dimension,
     hidden_units: Annotated[
         list[int] | None, typer.Option(help="Of a layer below the last; default: 128")
@@ -101,6 +107,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     split: Annotated[
         Split, typer.Option(help="Held out: what came last, or the last view of each user")
     ] = PreprocessOptions.split,
+    split_since: Annotated[
+        int | None, typer.Option(help="Unix second that held-out views begin at; default: late")
+    ] = None,
     max_test_users: int = PreprocessOptions.max_test_users,
     window_days: Annotated[
         float | None, typer.Option(help="How far back events count; default: all")
@@ -165,10 +174,12 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
                     min_article_views=min_article_views,
                     min_user_views=min_user_views,
                     split=split,
+                    split_since=split_since,
                     max_test_users=max_test_users,
                     beam_arguments=tuple(beam or ()),
                 ),
                 train=TrainOptions(
+                    model=model,
                     dimension=dimension,
                     hidden_units=TrainOptions.hidden_units
                     if hidden_units is None

@@ -27,6 +27,7 @@ from tfx_bsl.tfxio.tensor_representation_util import GetTensorRepresentationsFro
 from pipeline.elsewhere import Elsewhere
 from pipeline.examples import cut_examples
 from pipeline.holdout import HoldOut, Views, views_of
+from pipeline.sequences import cut_sequences
 from pipeline.transform import ARTICLE_INDICES, ARTICLES, REGION_INDICES, REGIONS
 
 __all__ = ["HISTORIES_SCHEMA", "Counts", "Plan", "make_examples"]
@@ -41,7 +42,8 @@ HISTORIES_SCHEMA: Final = pa.schema(
 )
 
 _USERS_AT_ONCE: Final = 1_000
-_TRAIN, _VALIDATION = "train", "validation"
+_TRAIN, _VALIDATION, _SEQUENCES = "train", "validation", "sequences"
+_FOLDER_OF: Final = {_TRAIN: "examples", _VALIDATION: "examples", _SEQUENCES: "sequences"}
 _COUNTERS: Final = "pipeline"
 _VIEWED_AT: Final = "viewed_at"
 _LARGEST_HASH: Final = 1 << 32
@@ -71,6 +73,8 @@ class Counts:
     unknown_views: int
     train: int
     validation: int
+    steps: int
+    """From a known view to the next known one, of all sequences."""
     first_event: int
     last_event: int
     by_history_length: dict[str, int]
@@ -80,11 +84,11 @@ class Counts:
 def make_examples(
     shards: Sequence[Path], plan: Plan, directory: Path, beam_arguments: Sequence[str]
 ) -> Counts:
-    """Write `transform/`, `examples/` and `users.parquet` below `directory`, in one Beam pipeline.
+    """Write `transform/`, `examples/`, `sequences/` and `users.parquet` below `directory`.
 
-    Where it runs is said by `beam_arguments` alone, such as `--runner=DataflowRunner`. Workers
-    elsewhere see no folder of this machine: with `--temp_location` they read and write below it,
-    and what they wrote is brought here.
+    In one Beam pipeline. Where it runs is said by `beam_arguments` alone, such as
+    `--runner=DataflowRunner`. Workers elsewhere see no folder of this machine: with
+    `--temp_location` they read and write below it, and what they wrote is brought here.
     """
     options = PipelineOptions(list(beam_arguments))
     place = options.view_as(GoogleCloudOptions).temp_location
@@ -92,7 +96,7 @@ def make_examples(
         return _run(options, [str(shard) for shard in shards], plan, str(directory))
     with Elsewhere(place) as elsewhere:
         counts = _run(options, elsewhere.bring(shards), plan, elsewhere.url)
-        elsewhere.fetch(("transform", "examples", "users.parquet"), directory)
+        elsewhere.fetch(("transform", "examples", "sequences", "users.parquet"), directory)
     return counts
 
 
@@ -113,10 +117,12 @@ def _run(options: PipelineOptions, shards: Sequence[str], plan: Plan, directory:
             _Preprocessing(plan.min_article_views), output_record_batches=True
         )
         _ = graph | "WriteGraph" >> tft_beam.WriteTransformFn(f"{directory}/transform")
-        examples = indices | "Cut" >> beam.ParDo(_Cut(plan)).with_outputs(_TRAIN, _VALIDATION)
-        for name in (_TRAIN, _VALIDATION):
+        examples = indices | "Cut" >> beam.ParDo(_Cut(plan)).with_outputs(
+            _TRAIN, _VALIDATION, _SEQUENCES
+        )
+        for name, folder in _FOLDER_OF.items():
             _ = examples[name] | f"Write_{name}" >> beam.io.WriteToTFRecord(
-                f"{directory}/examples/{name}", file_name_suffix=".tfrecord.gz"
+                f"{directory}/{folder}/{name}", file_name_suffix=".tfrecord.gz"
             )
         _ = (
             tables
@@ -193,7 +199,7 @@ def _training_views(views: Views, counts: np.ndarray[Any, Any]) -> pa.RecordBatc
 
 
 class _Cut(beam.DoFn):  # type: ignore[misc] # beam is untyped here
-    """Cut examples and serialise them; some users' last one is for validation."""
+    """Cut examples and sequences and serialise them; some users' last view is for validation."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -220,6 +226,10 @@ class _Cut(beam.DoFn):  # type: ignore[misc] # beam is untyped here
             _count(name, int(rows.sum()))
             for record in self._encoder.encode(examples.take(rows)):
                 yield beam.pvalue.TaggedOutput(name, record)
+        sequences = cut_sequences(offsets - offsets[0], articles, regions, drawn)
+        _count("steps", len(sequences.column(0).flatten()) - len(sequences))
+        for record in self._encoder.encode(sequences):
+            yield beam.pvalue.TaggedOutput(_SEQUENCES, record)
 
 
 def _drawn_by_views(
@@ -279,6 +289,7 @@ def _counts(result: Any) -> Counts:
         unknown_views=values.get("unknown_views", 0),
         train=values.get(_TRAIN, 0),
         validation=values.get(_VALIDATION, 0),
+        steps=values.get("steps", 0),
         first_event=0 if times is None else int(times.min),
         last_event=0 if times is None else int(times.max),
         by_history_length={

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,14 @@ from pipeline.baselines import (
     newest_known,
 )
 from pipeline.exported import ExportedModel, ServedTower
-from pipeline.metrics import RankingMetrics, measure, rank_targets, top_columns
+from pipeline.metrics import RankingMetrics
 from pipeline.prepared import PreparedData, UserSample
+from pipeline.ranking import Ranked, Scorer, rank_all
 from pipeline.records import StepRecord
 from pipeline.transform import Vocabulary
 
 __all__ = ["Evaluation", "Hits", "evaluate"]
 
-_SCORES_AT_ONCE: Final = 10_000_000
 _ANSWERED: Final = 200
 
 
@@ -64,10 +64,6 @@ class Evaluation(StepRecord):
             )
             for name, value in _flat(metrics).items()
         }
-
-
-class _Scorer(Protocol):
-    def scores(self, users: NDArray[np.int64]) -> NDArray[Any]: ...
 
 
 class _Model:
@@ -150,36 +146,12 @@ class _Asked:
     article_count: int
     remove_seen: bool
 
-    def rank(self, scorer: _Scorer) -> "_Ranked":
-        ranks, answered = [np.zeros(0, np.int64)], []
-        at_once = max(1, _SCORES_AT_ONCE // self.article_count)
-        for begin in range(0, len(self.users), at_once):
-            users = self.users[begin : begin + at_once]
-            scores = scorer.scores(users)
-            seen = self._seen(users)
-            ranks.append(rank_targets(scores, self.columns[begin : begin + at_once], seen))
-            answered.append(top_columns(scores, seen, _ANSWERED))
-        return _Ranked(np.concatenate(ranks), answered, self.article_count)
+    def rank(self, scorer: Scorer) -> Ranked:
+        return rank_all(scorer, self.users, self.columns, self._seen, self.article_count)
 
-    def _seen(self, users: NDArray[np.int64]) -> NDArray[np.bool_]:
-        seen = np.zeros((len(users), self.article_count + 1), bool)
-        if self.remove_seen:
-            for row, user in enumerate(users):
-                viewed = slice(self.sample.offsets[user], self.sample.offsets[user + 1])
-                seen[row, self.indices[viewed]] = True
-        return seen[:, 1:]  # column 0 stands for unknown
-
-
-@dataclass(frozen=True)
-class _Ranked:
-    """How one scorer ranks the targets."""
-
-    ranks: NDArray[np.int64]
-    answered: list[NDArray[np.int64]]
-    article_count: int
-
-    def metrics(self) -> RankingMetrics:
-        return measure(self.ranks, self.answered, self.article_count)
+    def _seen(self, user: int) -> NDArray[np.int32]:
+        begin, end = self.sample.offsets[user], self.sample.offsets[user + 1]
+        return self.indices[begin : end if self.remove_seen else begin]
 
 
 def _hits(model: NDArray[np.bool_], popularity: NDArray[np.bool_]) -> Hits:

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from pipeline.exported import SIGNATURE, ExportedModel
-from pipeline.model import UserTower
 from pipeline.prepared import PreparedData
+from pipeline.tower import Tower
 from pipeline.train import TrainedModel, load_tower
 from pipeline.transform import ARTICLE_INDICES, ARTICLES, REGION_INDICES, REGIONS
 from pipeline.warmup import write_warmup
@@ -49,14 +49,14 @@ class _Served(tf.Module):  # type: ignore[misc] # tensorflow has no types
     The graph is the very one that made the training examples, with its vocabularies.
     """
 
-    def __init__(self, tower: UserTower, graph: Any) -> None:
+    def __init__(self, tower: Tower, graph: Any) -> None:
         super().__init__()
         self.weights = [weight.value for weight in tower.weights]
         self.graph = graph
         self.serve = _serving_function(tower, graph)
 
 
-def _serving_function(tower: UserTower, graph: Any) -> Any:
+def _serving_function(tower: Tower, graph: Any) -> Any:
     history = tf.TensorSpec([None, HISTORY_LENGTH], tf.int64, name="history")
     region = tf.TensorSpec([None], tf.int64, name="region")
 

@@ -94,12 +94,17 @@ def scan(shards: Iterable[Path]) -> Scan:
     return Scan(np.concatenate(counts), np.concatenate(last))
 
 
-def choose_hold_out(split: Split, seen: Scan, most_tested: int) -> HoldOut:
-    """Settle the split. The one by time is set as late as the wanted number of test users allows,
-    since what comes after it is not learnt: a tenth of the users, at most `most_tested`.
+def choose_hold_out(
+    split: Split, seen: Scan, most_tested: int, since: int | None = None
+) -> HoldOut:
+    """Settle the split. The one by time is at `since` or, without, as late as the wanted number of
+    test users allows, as what comes after it is not learnt: a tenth of the users, at most
+    `most_tested`.
     """
     if split == "last-view":
         return HoldOut(split)
+    if since is not None:
+        return HoldOut(split, since)
     last = np.sort(seen.last_viewed_at[seen.view_counts >= 2])[::-1]
     wanted = max(1, min(most_tested, int(len(last) * _TESTED_SHARE)))
     return HoldOut(split, int(last[wanted - 1]) if len(last) else 0)

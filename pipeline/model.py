@@ -1,34 +1,16 @@
 """The user tower: YouTube's candidate generator over raw history indices, in Keras."""
 
-from typing import Any
-
 import keras
-import numpy as np
 import tensorflow as tf
 
 from pipeline.options import TowerSettings
+from pipeline.tower import Chance, Tower, running_count
 from releases.layout import HISTORY_LENGTH
 
 __all__ = ["UserTower"]
 
 
-class _Chance(keras.random.SeedGenerator):  # type: ignore[misc] # keras has no types
-    """Keeps the same state in all workers, as all variables are, and draws other seeds in each.
-
-    The state is a variable, so a training goes on from a checkpoint as it would have gone on.
-    """
-
-    def __init__(self, worker: int) -> None:
-        super().__init__()
-        self._worker = worker
-
-    def next(self, ordered: bool = True) -> Any:
-        """Answer two numbers: a key, which tells workers apart, and a running number."""
-        drawn = super().next(ordered)
-        return drawn + tf.constant([self._worker, 0], drawn.dtype)
-
-
-class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
+class UserTower(Tower):
     """History and region indices to a user vector; index 0 is padding or unknown.
 
     The input of the ReLU layers is the weighted mean of the viewed articles' embeddings, with one
@@ -39,14 +21,13 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
 
     def __init__(self, settings: TowerSettings, worker: int = 0) -> None:
         """`worker`: its place among those that learn together; each draws masks of its own."""
-        super().__init__(name="user_tower")
-        self.settings = settings
-        self.dropping = _Chance(worker)
+        super().__init__(settings, name="user_tower")
+        self.dropping = Chance(worker)
         self.hidden = [
             keras.layers.Dense(units, activation="relu") for units in settings.hidden_units
         ]
         self.to_vector = keras.layers.Dense(settings.dimension, name="user_vector")
-        self.hiding = _Chance(worker)
+        self.hiding = Chance(worker)
         self._make_tables()
         self._build_layers()
         self.built = True
@@ -54,15 +35,11 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
     def _make_tables(self) -> None:
         small = keras.initializers.RandomNormal(stddev=0.05)
         articles = self.settings.article_count
-        self.viewed = self._table("viewed", articles + 1, small)
-        self.article_vectors = self._table("article_vectors", articles, small)
+        self.viewed = self.table("viewed", articles + 1, small)
+        self.article_vectors = self.table("article_vectors", articles, small)
         if self.settings.region_count:
-            self.region = self._table("region", self.settings.region_count + 1, small)
+            self.region = self.table("region", self.settings.region_count + 1, small)
         self.recency = self.add_weight(name="recency", shape=(HISTORY_LENGTH,), initializer="zeros")
-
-    def _table(self, name: str, rows: int, initializer: Any) -> Any:
-        shape = (rows, self.settings.dimension)
-        return self.add_weight(name=name, shape=shape, initializer=initializer)
 
     def _build_layers(self) -> None:
         width = self.settings.dimension * (3 if self.settings.region_count else 2)
@@ -73,7 +50,7 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
     def call(self, history: tf.Tensor, region: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Turn int32[B, 50] and int32[B] into float32[B, dimension]."""
         known = history > 0
-        rank = _running_count(known)
+        rank = running_count(known)
         embedded = tf.gather(self.viewed, history)
         newest = tf.cast(known & (rank == 1), tf.float32)
         parts = [
@@ -81,23 +58,15 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
             tf.reduce_sum(newest[..., None] * embedded, axis=1),
         ]
         if self.settings.region_count:
-            parts.append(self._region_embedding(region, training))
-        hidden = self._dropped(tf.concat(parts, axis=1), training)
+            parts.append(self.region_embedding(region, training))
+        hidden = self.dropped(tf.concat(parts, axis=1), training)
         for layer in self.hidden:
-            hidden = self._dropped(layer(hidden), training)
+            hidden = self.dropped(layer(hidden), training)
         return self.to_vector(hidden)
 
-    def _dropped(self, values: tf.Tensor, training: bool) -> tf.Tensor:
-        if not training or self.settings.dropout == 0:
-            return values
-        return keras.random.dropout(values, self.settings.dropout, seed=self.dropping)
-
-    def _region_embedding(self, region: tf.Tensor, training: bool) -> tf.Tensor:
-        given = tf.cast(region > 0, tf.float32)
-        if training and self.settings.region_dropout > 0:
-            chance = keras.random.uniform(tf.shape(given), seed=self.hiding)
-            given *= tf.cast(chance >= self.settings.region_dropout, tf.float32)
-        return tf.gather(self.region, region) * given[:, None]
+    def learn(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Answer each example; its label is the view that came."""
+        return self(batch["history"], batch["region"], training=True), batch["label"]
 
     def _weights(self, known: tf.Tensor, rank: tf.Tensor, training: bool) -> tf.Tensor:
         kept = tf.cast(known, tf.float32)
@@ -106,9 +75,3 @@ class UserTower(keras.Model):  # type: ignore[misc] # keras has no types
             kept *= tf.cast(chance >= self.settings.history_dropout, tf.float32)
         weights = tf.exp(tf.gather(self.recency, tf.maximum(rank - 1, 0))) * kept
         return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=1, keepdims=True))
-
-
-def _running_count(known: tf.Tensor) -> tf.Tensor:
-    """Count the known views up to each place; a product, since XLA's cumsum is slow on CPUs."""
-    up_to = np.triu(np.ones((HISTORY_LENGTH, HISTORY_LENGTH), np.float32))
-    return tf.cast(tf.matmul(tf.cast(known, tf.float32), up_to), tf.int32)

@@ -2,7 +2,7 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -14,6 +14,7 @@ __all__ = [
     "BigQueryOptions",
     "CollectOptions",
     "GateOptions",
+    "ModelKind",
     "PreprocessOptions",
     "RunOptions",
     "TowerSettings",
@@ -23,6 +24,8 @@ __all__ = [
 
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
+
+ModelKind = Literal["mean-pooling", "transformer"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class PreprocessOptions:
     min_article_views: _Count = 2
     min_user_views: _Count = 1
     split: Split = "time"
+    split_since: int | None = None
+    """Unix second that held-out views begin at, of a split by time; None: by `max_test_users`."""
     max_test_users: _Count = 10_000
     """The evaluation asks a uniform sample of so many users where there are more."""
     beam_arguments: tuple[str, ...] = ()
@@ -76,8 +81,16 @@ class PreprocessOptions:
 class TrainOptions:
     """How the model is learnt."""
 
+    model: ModelKind | None = None
+    """None: by the amount of data (`pipeline.choice`)."""
     dimension: Annotated[int, Field(ge=4, le=1024)] = 64
     hidden_units: tuple[_Count, ...] = (128,)
+    """Of mean pooling."""
+    layers: _Count = 2
+    """Of the transformer, as are `heads` and `block_dropout`."""
+    heads: _Count = 2
+    block_dropout: _Share | None = None
+    """None: the more, the fewer views an article has."""
     dropout: _Share = 0.3
     history_dropout: _Share = 0.3
     """Share of the views of a training history that the mean passes over."""
@@ -85,9 +98,10 @@ class TrainOptions:
     """Share of the training examples whose region is hidden; requests may come without one."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     batch_size: _Count | None = None
-    """Examples of a step; None: by the number of examples."""
-    max_train_seconds: Annotated[float, Field(gt=0)] = 55.0
-    max_epochs: _Count = 200
+    """Views to foretell in a step; None: by the amount of data."""
+    max_train_seconds: Annotated[float, Field(gt=0)] = 3_600.0
+    max_epochs: _Count | None = None
+    """None: by the kind of model and the amount of data."""
     patience: _Count = 4
     """Rounds without a lower validation loss after which training ends."""
     seed: int = 1
@@ -97,6 +111,7 @@ class TrainOptions:
 class TowerSettings:
     """All that shapes a user tower; with the weights it is the model."""
 
+    model: ModelKind
     article_count: int
     region_count: int
     dimension: int
@@ -104,6 +119,8 @@ class TowerSettings:
     dropout: float
     history_dropout: float
     region_dropout: float
+    layers: int
+    heads: int
 
 
 @dataclass(frozen=True)

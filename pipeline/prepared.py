@@ -111,6 +111,8 @@ class PreparedData(StepRecord):
     """Their training views."""
     example_count: int
     validation_count: int
+    step_count: int
+    """Steps from one known view to the next, in all sequences."""
     test_user_count: int
     """Users with a held-out view, of whom the sample holds some."""
     first_event: int
@@ -135,6 +137,11 @@ class PreparedData(StepRecord):
     def examples(self) -> tuple[Path, ...]:
         """The training examples: gzipped TFRecords of tf.train.Example (`pipeline.examples`)."""
         return tuple(sorted((self.directory / "examples").glob("train-*")))
+
+    @property
+    def sequences(self) -> tuple[Path, ...]:
+        """Users' known views, newest first: gzipped TFRecords (`pipeline.sequences`)."""
+        return tuple(sorted((self.directory / "sequences").glob("sequences-*")))
 
     @property
     def validation_examples(self) -> tuple[Path, ...]:

@@ -35,10 +35,10 @@ def preprocess(
         # Turns tf.keras into Keras 2: only the process of this step loads it.
         from pipeline.beam_steps import Plan, make_examples  # noqa: PLC0415
 
-    for name in ("transform", "examples"):
+    for name in ("transform", "examples", "sequences"):
         shutil.rmtree(directory / name, ignore_errors=True)
     seen = scan(collected.histories)
-    hold_out = choose_hold_out(options.split, seen, options.max_test_users)
+    hold_out = choose_hold_out(options.split, seen, options.max_test_users, options.split_since)
     tested = _tested_count(seen, hold_out)
     plan = Plan(
         hold_out=hold_out,
@@ -61,6 +61,7 @@ def preprocess(
         view_count=counts.views,
         example_count=counts.train,
         validation_count=counts.validation,
+        step_count=counts.steps,
         test_user_count=tested,
         first_event=counts.first_event,
         last_event=counts.last_event,

@@ -1,14 +1,17 @@
 """What a run is reported by: the figures of its evaluation, its index and its training."""
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pipeline.metrics import CUTOFFS, RankingMetrics
 from pipeline.run import RunResult
 from pipeline.samples import SamplePrediction, read_samples
 from reporting import BarChart, Figure, LineChart, Report, Section, Series, Table
 
-__all__ = ["TARGET", "report_run"]
+if TYPE_CHECKING:
+    from pipeline.train import TrainedModel
+
+__all__ = ["TARGET", "report_run", "samples_section", "training_section"]
 
 TARGET: Final = "pipeline"
 
@@ -22,9 +25,9 @@ def report_run(result: RunResult, seconds_total: float) -> Report:
         sections=(
             _gate(result),
             _ranking(result),
-            _samples(read_samples(result.indexed.samples)),
+            samples_section(read_samples(result.indexed.samples)),
             _index(result),
-            _training(result),
+            training_section(result.trained),
             _steps(result),
             _data(result),
         ),
@@ -116,7 +119,8 @@ def _split(result: RunResult) -> str:
     return f"Nothing from {datetime.fromtimestamp(since, UTC):%Y-%m-%d %H:%M} UTC on was learnt."
 
 
-def _samples(samples: tuple[SamplePrediction, ...]) -> Section:
+def samples_section(samples: tuple[SamplePrediction, ...]) -> Section:
+    """Show what a few users viewed and are recommended."""
     rows = tuple(
         (
             sample.user,
@@ -141,8 +145,9 @@ def _cells(metrics: RankingMetrics) -> tuple[float, ...]:
     return (*metrics.hit_rate.values(), *metrics.ndcg.values(), metrics.mrr, metrics.coverage)
 
 
-def _training(result: RunResult) -> Section:
-    rounds = result.trained.rounds
+def training_section(trained: "TrainedModel") -> Section:
+    """Draw the losses."""
+    rounds = trained.rounds
     chart = LineChart(
         x_label="epochs",
         y_label="loss, nats",
@@ -153,8 +158,8 @@ def _training(result: RunResult) -> Section:
     )
     return Section(
         "Training",
-        f"{result.trained.example_count} examples in batches of {result.trained.batch_size}; "
-        f"the weights after epoch {result.trained.best_round.epochs:.1f} were kept.",
+        f"{trained.tower.model}: {trained.example_count} examples in batches of "
+        f"{trained.batch_size}; the weights after epoch {trained.best_round.epochs:.1f} were kept.",
         (chart,),
     )
 

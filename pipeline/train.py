@@ -13,13 +13,17 @@ import numpy as np
 import tensorflow as tf
 from pydantic import TypeAdapter
 
-from pipeline.datasets import TrainingBatches, validation_batches
+from pipeline._memory import keep_freed_memory
+from pipeline.choice import settings_of
+from pipeline.datasets import validation_batches
 from pipeline.errors import TrainingError
-from pipeline.model import UserTower
+from pipeline.lessons import lessons
 from pipeline.options import TowerSettings, TrainOptions
 from pipeline.prepared import PreparedData
 from pipeline.records import RECORD_FILE, StepRecord
-from pipeline.trainer import Round, Trainer, choose_batch_size
+from pipeline.tower import Tower
+from pipeline.towers import build_tower
+from pipeline.trainer import Round, Trainer
 from pipeline.workers import Workers
 
 __all__ = ["OnRound", "Round", "TrainedModel", "load_tower", "train"]
@@ -69,27 +73,19 @@ def train(
     the chief writes into it, the others answer a record in a folder of their own. Raises
     TrainingError.
     """
+    keep_freed_memory()
     workers = Workers.of_this_process()
     keras.utils.set_random_seed(options.seed)
-    batch_size = choose_batch_size(options, prepared.example_count, workers.count)
-    if batch_size > prepared.example_count:
+    settings = settings_of(options, prepared)
+    taught = lessons(settings.model, options, prepared, workers)
+    if not taught.steps_of_epoch:
         raise TrainingError(
             f"{prepared.example_count} examples are too few for {workers.count} workers"
         )
-    batches = TrainingBatches(
-        prepared.examples, prepared.example_count, batch_size, options.seed,
-        workers.index, workers.count,
-    )  # fmt: skip
     with workers.strategy.scope():
-        tower = _new_tower(prepared, options, workers.index)
-    trainer = Trainer(
-        workers,
-        tower,
-        batches,
-        prepared.example_count // batch_size,
-        validation_batches(prepared.validation_examples),
-        options,
-    )
+        tower = build_tower(settings, workers.index)
+    validation = validation_batches(prepared.validation_examples)
+    trainer = Trainer(workers, tower, taught, validation, options)
     if workers.is_chief:
         _remove_others(directory, _fingerprint(prepared, options, workers.count))
     workers.agree(True)  # nobody looks for a checkpoint before
@@ -110,7 +106,7 @@ def train(
         tower=tower.settings,
         rounds=rounds,
         seconds=rounds[-1].seconds,
-        batch_size=batch_size,
+        batch_size=taught.batch_size,
         example_count=prepared.example_count,
     )
 
@@ -141,9 +137,9 @@ def _scratch() -> Path:
     return folder
 
 
-def load_tower(trained: TrainedModel) -> UserTower:
+def load_tower(trained: TrainedModel) -> Tower:
     """Rebuild the tower with the weights that were kept."""
-    tower = UserTower(trained.tower)
+    tower = build_tower(trained.tower)
     with np.load(trained.weights) as weights:
         tower.set_weights([weights[f"arr_{i}"] for i in range(len(weights.files))])
     return tower
@@ -155,18 +151,3 @@ def _log(done: Round, number: int) -> None:
     tf.summary.scalar("loss/validation", done.validation_loss, step=number)
     tf.summary.scalar("epochs", done.epochs, step=number)
     tf.summary.scalar("seconds", done.seconds, step=number)
-
-
-def _new_tower(prepared: PreparedData, options: TrainOptions, worker: int) -> UserTower:
-    return UserTower(
-        TowerSettings(
-            article_count=prepared.article_count,
-            region_count=prepared.region_count,
-            dimension=options.dimension,
-            hidden_units=options.hidden_units,
-            dropout=options.dropout,
-            history_dropout=options.history_dropout,
-            region_dropout=options.region_dropout,
-        ),
-        worker,
-    )

@@ -1,6 +1,5 @@
 """The training loop: compiled steps, a running average of the weights, and when to stop."""
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
@@ -11,9 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from pipeline.datasets import TrainingBatches
 from pipeline.errors import TrainingError
-from pipeline.model import UserTower
+from pipeline.lessons import Lessons
 from pipeline.options import TrainOptions
 from pipeline.softmax import (
     FULL_SOFTMAX_LIMIT,
@@ -21,12 +19,15 @@ from pipeline.softmax import (
     full_softmax_loss,
     sampled_softmax_loss,
 )
+from pipeline.tower import Tower
 from pipeline.workers import Workers
 
-__all__ = ["Round", "Trainer", "choose_batch_size"]
+__all__ = ["Round", "Trainer"]
 
 _STEPS_OF_ROUND: Final = 250  # validated at least this often, so that long epochs can stop early
-_NEGATIVES: Final = 1_024
+_FEWEST_NEGATIVES: Final = 1_024
+_MOST_NEGATIVES: Final = 8_192
+_ARTICLES_OF_A_NEGATIVE: Final = 10
 _AVERAGE_KEEPS: Final = 0.6  # of the running average of the weights, at the end of each round
 _COMPILE_FROM_STEPS: Final = 20  # with fewer, XLA's compilation takes longer than it saves
 
@@ -41,23 +42,10 @@ class Round:
     validation_loss: float
 
 
-def choose_batch_size(options: TrainOptions, example_count: int, worker_count: int = 1) -> int:
-    """Small batches for few examples; beyond 512, more steps learn faster than larger ones.
-
-    Of several workers each takes an equal part of a batch.
-    """
-    if options.batch_size is not None:
-        chosen = options.batch_size
-    else:
-        chosen = 1 << min(9, max(5, round(math.log2(example_count / 200))))
-    chosen = min(chosen, example_count)
-    return max(worker_count, chosen - chosen % worker_count)
-
-
 class _State(tf.Module):  # type: ignore[misc] # tensorflow has no types
     """All that training goes on from: what a checkpoint holds."""
 
-    def __init__(self, tower: UserTower, optimizer: Any) -> None:
+    def __init__(self, tower: Tower, optimizer: Any) -> None:
         super().__init__()
         # With the states of what is drawn at random, which Keras counts among the variables.
         self.tower = [variable.value for variable in tower.variables]
@@ -77,15 +65,14 @@ class Trainer:
     def __init__(
         self,
         workers: Workers,
-        tower: UserTower,
-        batches: TrainingBatches,
-        steps_of_epoch: int,
+        tower: Tower,
+        lessons: Lessons,
         validation: Any,
         options: TrainOptions,
     ) -> None:
         self._workers = workers
         self._tower, self._validation, self._options = tower, validation, options
-        self._batches, self._steps_of_epoch = batches, steps_of_epoch
+        self._lessons, self._steps_of_epoch = lessons, lessons.steps_of_epoch
         self._is_sampled = tower.settings.article_count > FULL_SOFTMAX_LIMIT
         with workers.strategy.scope():
             optimizer = keras.optimizers.Adam(options.learning_rate)
@@ -122,6 +109,8 @@ class Trainer:
         deadline = started + self._options.max_train_seconds
         validating = 0.0
         while self._workers.agree(self._goes_on()):
+            if self._lessons.cools:
+                self._cool()
             # The round's own validation belongs to the time that is given.
             losses = self._train_round(deadline - validating)
             trained = time.monotonic()
@@ -140,12 +129,21 @@ class Trainer:
                 return
 
     def _goes_on(self) -> bool:
-        most_steps = self._options.max_epochs * self._steps_of_epoch
-        state = self._state
+        state, most_steps = self._state, self._lessons.epochs * self._steps_of_epoch
         is_in_time = float(state.seconds.numpy()) < self._options.max_train_seconds
         return is_in_time and int(state.waited.numpy()) < self._options.patience and (
             int(state.steps.numpy()) < most_steps
         )  # fmt: skip
+
+    def _cool(self) -> None:
+        """Lower the learning rate by what is over of the epochs or, if that is more, of the time.
+
+        Several workers, whose clocks differ, go by the epochs.
+        """
+        over = int(self._state.steps.numpy()) / (self._lessons.epochs * self._steps_of_epoch)
+        if self._workers.count == 1:
+            over = max(over, float(self._state.seconds.numpy()) / self._options.max_train_seconds)
+        self._optimizer.learning_rate.assign(self._options.learning_rate * (1 - over))
 
     def _remember(self, done: Round) -> Round:
         rounds = self._state.rounds.numpy()
@@ -160,7 +158,7 @@ class Trainer:
         losses = []
         for _ in range(min(self._steps_of_epoch, _STEPS_OF_ROUND)):
             batch = self._next_batch()
-            losses.append(self._step(**batch, negatives=self._negatives()))
+            losses.append(self._step(**batch, **self._negatives()))
             self._state.steps.assign_add(1)
             if self._workers.count == 1 and time.monotonic() >= deadline:
                 break
@@ -176,27 +174,29 @@ class Trainer:
         batch = next(self._epoch, None)
         if batch is None:
             number, skip = divmod(int(self._state.steps.numpy()), self._steps_of_epoch)
-            self._epoch = iter(self._batches.epoch(number, skip))
+            self._epoch = iter(self._lessons.batches.epoch(number, skip))
             batch = next(self._epoch)
         return dict(batch)
 
-    def _negatives(self) -> Any:
-        """Draw those of this step, the same ones when the step is repeated."""
+    def _negatives(self) -> dict[str, Any]:
+        """Draw those of this step, the same ones when the step is repeated, with their shares."""
         random = np.random.default_rng((self._options.seed, int(self._state.steps.numpy())))
-        drawn = _NEGATIVES if self._is_sampled else 0
-        return tf.constant(draw_negatives(random, drawn, self._tower.settings.article_count))
+        articles = self._tower.settings.article_count
+        wanted = articles // _ARTICLES_OF_A_NEGATIVE
+        drawn = min(_MOST_NEGATIVES, max(_FEWEST_NEGATIVES, wanted))
+        shares = self._lessons.negative_shares
+        rows = draw_negatives(random, drawn if self._is_sampled else 0, shares)
+        return {"negatives": tf.constant(rows), "shares": tf.constant(shares[rows], tf.float32)}
 
     def _descend_together(self, **batch: tf.Tensor) -> tf.Tensor:
         return self._workers.sum(self._descend, **batch)
 
-    def _descend(
-        self, history: tf.Tensor, region: tf.Tensor, label: tf.Tensor, negatives: tf.Tensor
-    ) -> tf.Tensor:
+    def _descend(self, negatives: tf.Tensor, shares: tf.Tensor, **batch: tf.Tensor) -> tf.Tensor:
         articles = self._tower.article_vectors
         with tf.GradientTape() as tape:
-            vectors = self._tower(history, region, training=True)
+            vectors, label = self._tower.learn(batch)
             if self._is_sampled:
-                loss = sampled_softmax_loss(vectors, articles, label, negatives)
+                loss = sampled_softmax_loss(vectors, articles, label, negatives, shares)
             else:
                 loss = full_softmax_loss(vectors, articles, label)
             loss /= self._workers.count  # gradients and losses of all workers are summed

@@ -84,6 +84,7 @@ def preprocess(
     min_article_views: int,
     min_user_views: int,
     split: str,
+    split_since: int,
     max_test_users: int,
     beam: list[str],
     prepared: Output[Dataset],
@@ -97,6 +98,7 @@ def preprocess(
         min_article_views=min_article_views,
         min_user_views=min_user_views,
         split=split,
+        split_since=split_since,
         max_test_users=max_test_users,
         beam=beam,
     )
@@ -111,6 +113,7 @@ def train(
     batch_size: int,
     max_train_seconds: float,
     max_epochs: int,
+    model: str,
     seed: int,
     trained: Output[Model],
     mlpipeline_ui_metadata: Output[Artifact],
@@ -127,6 +130,7 @@ def train(
         batch_size=batch_size,
         max_train_seconds=max_train_seconds,
         max_epochs=max_epochs,
+        model=model,
         seed=seed,
     )
     remove_checkpoints(trained.path)

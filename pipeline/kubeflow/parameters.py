@@ -87,6 +87,7 @@ def parameters_of(options: RunOptions) -> dict[str, Any]:
         "min_article_views": preprocess.min_article_views,
         "min_user_views": preprocess.min_user_views,
         "split": preprocess.split,
+        "split_since": preprocess.split_since or 0,
         "max_test_users": preprocess.max_test_users,
         "beam": list(preprocess.beam_arguments),
         "dimension": train.dimension,
@@ -94,7 +95,8 @@ def parameters_of(options: RunOptions) -> dict[str, Any]:
         "learning_rate": train.learning_rate,
         "batch_size": train.batch_size or 0,
         "max_train_seconds": train.max_train_seconds,
-        "max_epochs": train.max_epochs,
+        "max_epochs": train.max_epochs or 0,
+        "model": train.model or "",
         "seed": train.seed,
         "keep_seen": not options.remove_seen,
         "recall_target": options.recall_target,
@@ -118,7 +120,10 @@ _EMPTY_IS_NONE: Final = frozenset(
         "bigquery",
         "release",
         "window_days",
+        "split_since",
+        "model",
         "batch_size",
+        "max_epochs",
         "max_age_hours",
     }
 )

@@ -71,6 +71,23 @@ def test_a_written_index_has_its_own_ids_and_nprobe(built, data, tmp_path):
     assert np.allclose(scores, inner_products, atol=1e-4)
 
 
+def test_a_written_index_leaves_out_what_is_excluded(built, data, tmp_path):
+    """As over-fetching and dropping would; all of a nearest list but one make it look further."""
+    vectors, ids, queries = data
+    write_index(built, tmp_path / "items.faiss")
+    plain, _ = search_file(tmp_path / "items.faiss", queries[:3], 60)
+    excluded = [plain[0, :50], plain[1, ::2], np.zeros(0, np.int64)]
+    found, scores = search_file(tmp_path / "items.faiss", queries[:3], 10, excluded)
+    assert found[0].tolist() == plain[0, 50:].tolist()
+    assert found[1].tolist() == plain[1, 1::2][:10].tolist()
+    assert found[2].tolist() == plain[2, :10].tolist()
+    assert (np.diff(scores, axis=1) <= 0).all()
+    nearly_all = [ids[exact_top_k(vectors, queries[:1], len(ids) - 5)[0]]]
+    found, _ = search_file(tmp_path / "items.faiss", queries[:1], 10, nearly_all)
+    assert (found[0] >= 0).sum() == 5
+    assert not np.isin(found[0], nearly_all[0]).any()
+
+
 def test_the_same_seed_builds_the_same_index(built, data):
     again = build_index(*data, recall_target=0.95)
     assert (again.nprobe, again.recall_at_200) == (built.nprobe, built.recall_at_200)

@@ -3,7 +3,12 @@
 import numpy as np
 import tensorflow as tf
 
-from pipeline.softmax import draw_negatives, full_softmax_loss, sampled_softmax_loss
+from pipeline.softmax import (
+    draw_negatives,
+    full_softmax_loss,
+    negative_shares,
+    sampled_softmax_loss,
+)
 
 
 def tensors(seed=0, articles=500):
@@ -15,8 +20,10 @@ def tensors(seed=0, articles=500):
 
 def test_many_negatives_approach_the_full_softmax():
     vectors, weights, labels = tensors()
-    negatives = tf.constant(draw_negatives(np.random.default_rng(1), 200_000, 500))
-    sampled = sampled_softmax_loss(vectors, weights, labels, negatives)
+    shares = negative_shares(np.arange(500)[::-1])
+    rows = draw_negatives(np.random.default_rng(1), 200_000, shares)
+    drawn = tf.constant(shares[rows], tf.float32)
+    sampled = sampled_softmax_loss(vectors, weights, labels, tf.constant(rows), drawn)
     full = full_softmax_loss(vectors, weights, labels)
     assert abs(float(sampled) - float(full)) < 0.05
 
@@ -24,12 +31,12 @@ def test_many_negatives_approach_the_full_softmax():
 def test_a_negative_that_is_the_label_counts_for_nothing():
     vectors, weights, _ = tensors()
     labels = tf.fill([8], 3)
-    loss = sampled_softmax_loss(vectors, weights, labels, tf.fill([64], 3))
+    loss = sampled_softmax_loss(vectors, weights, labels, tf.fill([64], 3), tf.fill([64], 0.1))
     assert abs(float(loss)) < 1e-6
 
 
-def test_negatives_follow_the_log_uniform_distribution():
-    drawn = draw_negatives(np.random.default_rng(2), 400_000, 100)
-    shares = np.bincount(drawn, minlength=100) / len(drawn)
-    expected = np.log1p(1 / (np.arange(100) + 1)) / np.log(101)
-    assert np.abs(shares - expected).max() < 0.004
+def test_negatives_are_drawn_half_by_views_and_half_evenly():
+    shares = negative_shares(np.array([6, 3, 1, 0]))
+    assert shares.tolist() == [0.425, 0.275, 0.175, 0.125]
+    drawn = draw_negatives(np.random.default_rng(2), 400_000, shares)
+    assert np.abs(np.bincount(drawn, minlength=4) / len(drawn) - shares).max() < 0.004

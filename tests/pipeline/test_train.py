@@ -10,6 +10,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import pipeline.trainer
+from pipeline.choice import choose_batch_size
 from pipeline.datasets import TrainingBatches
 from pipeline.errors import StepError, TrainingError
 from pipeline.model import UserTower
@@ -17,7 +18,6 @@ from pipeline.options import RunOptions, TowerSettings, TrainOptions
 from pipeline.records import has_ended
 from pipeline.steps import run_step
 from pipeline.train import load_tower, train
-from pipeline.trainer import choose_batch_size
 from releases.layout import HISTORY_LENGTH
 
 FAST = TrainOptions(dimension=8, hidden_units=(8,), learning_rate=1e-2, batch_size=64, max_epochs=2)
@@ -106,7 +106,7 @@ def test_a_step_that_begins_takes_back_its_record(tiny_run, tmp_path):
 
 
 def test_workers_draw_masks_of_their_own():
-    settings = TowerSettings(20, 3, 4, (8,), 0.5, 0.5, 0.5)
+    settings = TowerSettings("mean-pooling", 20, 3, 4, (8,), 0.5, 0.5, 0.5, 1, 1)
     history, region = tf.ones((64, HISTORY_LENGTH), tf.int32), tf.ones(64, tf.int32)
     answers = []
     for worker in (0, 0, 1):

@@ -16,11 +16,11 @@ from pydantic import TypeAdapter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from local_stack.processes import tied_to_this_process
+from pipeline.choice import choose_batch_size
 from pipeline.errors import TrainingError
 from pipeline.options import RunOptions, TrainOptions
 from pipeline.records import has_ended
 from pipeline.train import TrainedModel, load_tower, train
-from pipeline.trainer import choose_batch_size
 from pipeline.workers import Workers, _place
 
 # Without dropout nothing but rounding tells the processes' parts of a batch from the whole.
@@ -65,7 +65,7 @@ def free_addresses(count: int) -> list[str]:
 
 def kill_after_a_round(processes: list[subprocess.Popen], checkpoints: Path) -> None:
     try:
-        while not list(checkpoints.glob("*.index")):
+        while not (checkpoints / "checkpoint").exists():  # written last: it names the others
             assert [process.poll() for process in processes] == [None, None]
             time.sleep(0.01)
     finally:

@@ -46,7 +46,8 @@ options = st.builds(
     preprocess=st.builds(
         PreprocessOptions,
         min_article_views=counts, min_user_views=counts,
-        split=st.sampled_from(["time", "last-view"]), max_test_users=counts,
+        split=st.sampled_from(["time", "last-view"]), split_since=st.none() | counts,
+        max_test_users=counts,
         beam_arguments=st.lists(names).map(tuple),
     ),
     train=st.builds(
@@ -54,7 +55,8 @@ options = st.builds(
         dimension=st.integers(4, 1024), hidden_units=st.lists(counts).map(tuple),
         dropout=st.just(0.3), history_dropout=st.just(0.3), region_dropout=st.just(0.3),
         learning_rate=st.floats(1e-6, 1),
-        batch_size=st.none() | counts, max_train_seconds=some, max_epochs=counts,
+        batch_size=st.none() | counts, max_train_seconds=some, max_epochs=st.none() | counts,
+        model=st.sampled_from([None, "mean-pooling", "transformer"]),
         patience=st.just(4), seed=st.integers(),
     ),
     gate=st.builds(

@@ -1,0 +1,1 @@
+"""`make quality`: what the shipped defaults reach on data with published results."""

@@ -1,0 +1,60 @@
+"""`python -m pipeline.quality`: DATA names the data set; SEED, QUICK, DATA_DIR, OPTIONS.
+
+DATA_DIR is the folder of the data sets (ml-100k is fetched). SEED=n learns with that seed alone.
+OPTIONS are those of `pipeline run`, to compare with the defaults. QUICK=1: of a few users, for an
+epoch, which shows that the machinery works.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Final
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from pipeline.errors import PipelineError
+from pipeline.quality.data_sets import DATA_SETS
+from pipeline.quality.report import report_quality
+from pipeline.quality.trial import try_seed
+from releases.errors import ReleaseError
+from reporting import print_report, write_report
+
+_DIRECTORY: Final = Path("build") / "quality"
+_QUICK_USERS: Final = 300
+_QUICK_OPTIONS: Final = ("--max-epochs", "1")
+
+
+def main() -> int:
+    """Learn and judge; answer the exit code."""
+    name = os.environ.get("DATA", "")
+    if name not in DATA_SETS:
+        print(f"DATA is {name!r}; it must be one of {', '.join(DATA_SETS)}", file=sys.stderr)
+        return 2
+    data_set, quick, seed = DATA_SETS[name], bool(os.environ.get("QUICK")), os.environ.get("SEED")
+    seeds = [int(seed)] if seed else range(1, 1 + (1 if quick else data_set.seeds))
+    options = (*(_QUICK_OPTIONS if quick else ()), *shlex.split(os.environ.get("OPTIONS", "")))
+    directory = (Path(sys.argv[1]) if len(sys.argv) > 1 else _DIRECTORY) / name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        data_dir = Path(os.environ.get("DATA_DIR", "build/data"))
+        data = data_set.prepare(data_dir, directory, _QUICK_USERS if quick else None)
+        trials = []
+        for each in seeds:
+            print(f"{name}, seed {each}: learning ...", file=sys.stderr)
+            place = directory / f"seed-{each}"
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir()
+            trials.append(try_seed(data_set, data, each, place, options))
+    except (PipelineError, ReleaseError, OSError) as error:
+        print(f"quality: {error}", file=sys.stderr)
+        return 1
+    report = report_quality(name, data_set, tuple(trials), quick=quick)
+    print_report(report)
+    write_report(report, directory)
+    return 0 if report.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

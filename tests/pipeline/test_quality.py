@@ -1,0 +1,68 @@
+"""The machinery of `make quality`, on made-up views in the form of the real data."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.errors import EventsError
+from pipeline.quality.data_sets import DATA_SETS
+from tests.pipeline.conftest import synthetic_events
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """Views whose last column says that every other article is in the benchmark."""
+    rows = sorted((user, second, article) for user, article, second, _ in synthetic_events())
+    lines = [f"{user},{article},{second},{article % 2}" for user, second, article in rows]
+    text = "\n".join(["user_id,item_id,timestamp,in_sasrec", *lines])
+    (tmp_path / "ml-1m").mkdir()
+    with gzip.open(tmp_path / "ml-1m" / "interactions.csv.gz", "wt") as file:
+        file.write(text)
+    return tmp_path
+
+
+def run(data_dir, place, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.quality", str(place)],
+        env={**os.environ, "DATA_DIR": str(data_dir), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(300)
+def test_the_quick_form_reports_quality_and_cost(data_dir, tmp_path):
+    done = run(data_dir, tmp_path / "build", DATA="ml-1m-sasrec", QUICK="1", SEED="3")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "build" / "ml-1m-sasrec" / "report.json").read_text())
+    figures = {figure["name"]: figure["value"] for figure in report["figures"]}
+    assert 0 < figures["HR@10, as served"] <= 1
+    assert figures["SavedModel on one thread, batch of 1"] > 0
+    assert figures["peak memory"] > 0.1  # GiB: TensorFlow alone
+    assert list(report["seeds"]) == ["3"]
+    assert report["seen_removed"] is True
+    assert "Nearest articles" in (tmp_path / "build/ml-1m-sasrec/report.html").read_text()
+
+
+def test_what_is_missing_or_unknown_is_told(tmp_path):
+    done = run(tmp_path, tmp_path, DATA="diginetica")
+    assert done.returncode == 1
+    assert "diginetica/interactions.csv.gz: no such file; DATA_DIR names" in done.stderr
+    done = run(tmp_path, tmp_path, DATA="netflix")
+    assert done.returncode == 2
+    assert "must be one of ml-1m-sasrec, ml-1m, diginetica, ml-100k" in done.stderr
+
+
+def test_only_rows_of_the_benchmark_count(data_dir, tmp_path):
+    with pytest.raises(EventsError, match="no such file"):
+        DATA_SETS["diginetica"].prepare(data_dir, tmp_path)
+    few = DATA_SETS["ml-1m-sasrec"].prepare(data_dir, tmp_path)
+    size = few.events.stat().st_size
+    assert few.since is None
+    assert few.items is None
+    assert DATA_SETS["ml-1m"].prepare(data_dir, tmp_path).events.stat().st_size > size
