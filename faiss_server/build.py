@@ -38,6 +38,8 @@ _MOST_TRAINING_POINTS_PER_LIST: Final = 256  # faiss uses no more by default
 _LEAST_TRAINING_POINTS_PER_LIST: Final = 39  # faiss warns below it
 _TRAINING_POINTS: Final = 1 << 19
 """Above 2,000 lists each gets fewer: k-means takes as long as points times lists."""
+_PROBED_TO_ASSIGN: Final = 8
+"""Lists of centres that are looked through for an article's own."""
 _ADDED_AT_ONCE: Final = 1 << 17
 _CHECKED_AT_ONCE: Final = 1 << 20
 
@@ -123,7 +125,7 @@ def build_index(  # noqa: PLR0913 - those after the star have defaults
     if (reached := IndexKind.of(index).reached()) != len(ids):
         raise BuildError(
             f"spec {factory!r}: a search of all lists reaches {reached} of {len(ids)} articles: "
-            "its coarse quantizer loses lists; take `_HNSW32` or none"
+            "its coarse quantizer loses lists; take `IVFn(IVFm,Flat)` or none"
         )
     tuned = _tune(IndexKind.of(index), vectors, ids, goal, on_progress)
     return BuiltIndex(
@@ -224,7 +226,7 @@ def _trained_index(
     if isinstance(faiss.downcast_index(kind.ivf.quantizer), faiss.IndexFlat):
         kind.searched.train(sample)
     else:
-        _train_with_graph(kind, sample, seed)
+        _train_in_two_levels(kind, sample, seed)
     on_progress("train", len(sample), len(sample))
     return index
 
@@ -252,19 +254,24 @@ def _training_sample(vectors: NDArray[np.float32], lists: int, seed: int) -> NDA
     return np.ascontiguousarray(vectors[np.sort(sample)])
 
 
-def _train_with_graph(kind: IndexKind, sample: NDArray[np.float32], seed: int) -> None:
-    """Find the centres, and make the graph of them in one thread: several threads would make
-    another one each time.
-    """
+def _train_in_two_levels(kind: IndexKind, sample: NDArray[np.float32], seed: int) -> None:
+    """Find the centres, and have their quantizer find them; then train the codes."""
     centres = centres_in_two_levels(_as_in_the_lists(kind, sample), kind.lists, seed)
+    quantizer = faiss.downcast_index(kind.ivf.quantizer)
+    if isinstance(quantizer, faiss.IndexIVF):
+        quantizer.cp.seed = seed
+        quantizer.cp.min_points_per_centroid = 1
+        quantizer.nprobe = min(quantizer.nlist, _PROBED_TO_ASSIGN)
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(1)  # several would make another graph, if it is one, each time
     try:
-        kind.ivf.quantizer.train(centres)
-        kind.ivf.quantizer.add(centres)
+        quantizer.train(centres)
+        quantizer.add(centres)
+        if isinstance(quantizer, faiss.IndexIVF):
+            quantizer.make_direct_map()  # codes of what is left after a centre need it
     finally:
         faiss.omp_set_num_threads(threads)
-    kind.searched.train(sample)  # what is left: the codes
+    kind.searched.train(sample)
 
 
 def _as_in_the_lists(kind: IndexKind, sample: NDArray[np.float32]) -> NDArray[np.float32]:

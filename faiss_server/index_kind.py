@@ -6,14 +6,20 @@ vectors beside it (`IVF…,SQ8,RFlat`). Graphs (`HNSW32`) cannot be asked so, an
 filter wants without a word.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from faiss_server._faiss import faiss
 
 __all__ = ["IndexKind", "UnservedKindError"]
+
+
+_MORE_CENTRES: Final = 4
+_LEAST_CENTRE_LISTS: Final = 8
 
 
 class UnservedKindError(ValueError):
@@ -86,7 +92,9 @@ class IndexKind:
         faiss takes a missing nprobe for 1, silently. `refine_factor` times k articles are scored by
         the finer vectors. `allowed` is a faiss IDSelector of what the lists number.
         """
-        parameters = faiss.SearchParametersIVF(nprobe=nprobe, sel=allowed)
+        parameters = faiss.SearchParametersIVF(
+            nprobe=nprobe, sel=allowed, quantizer_params=self._of_quantizer(nprobe)
+        )
         if self.is_rotated:
             parameters = faiss.SearchParametersPreTransform(index_params=parameters)
         if self.is_refined:
@@ -98,13 +106,38 @@ class IndexKind:
     def reached(self) -> int:
         """Count the articles that a search of all lists comes upon: only sound ones do with all.
 
-        The zero vector's score is 0 with every article, but no number where a value is not finite;
-        and a coarse quantizer that is approximate may never name some list.
+        The zero vector's score is 0 with every article, but no number where a value is not finite.
+        A coarse quantizer that is approximate may never name some list: the fewest articles that
+        it names to a few queries in all directions count.
         """
         nothing = np.zeros((1, self.ivf.d), np.float32)
-        everywhere = faiss.SearchParametersIVF(nprobe=self.ivf.nlist)
+        everywhere = faiss.SearchParametersIVF(
+            nprobe=self.lists, quantizer_params=self._of_quantizer(self.lists)
+        )
         found, _, _ = self.ivf.range_search(nothing, -1.0, params=everywhere)
-        return int(found[-1])
+        if isinstance(faiss.downcast_index(self.ivf.quantizer), faiss.IndexFlat):
+            return int(found[-1])
+        return min(int(found[-1]), *self._named_to(np.eye(self.ivf.d, dtype=np.float32)[:8]))
+
+    def _named_to(self, queries: NDArray[np.float32]) -> list[int]:
+        """Count the articles in the lists that each query is named when it asks for all."""
+        lists = faiss.downcast_InvertedLists(self.ivf.invlists)
+        sizes = np.array([lists.list_size(number) for number in range(self.lists)])
+        parameters = self._of_quantizer(self.lists)
+        _, named = self.ivf.quantizer.search(queries, self.lists, params=parameters)
+        return [int(sizes[np.unique(row[row >= 0])].sum()) for row in named]
+
+    def _of_quantizer(self, nprobe: int) -> Any:
+        """Where lists of centres are searched for the lists to probe: as many as hold four times
+        what is asked for, and at least eight; all of them where all lists are asked for.
+        """
+        quantizer = faiss.downcast_index(self.ivf.quantizer)
+        if not isinstance(quantizer, faiss.IndexIVF):
+            return None
+        share = nprobe / self.lists
+        wanted = math.ceil(_MORE_CENTRES * share * quantizer.nlist)
+        most: int = quantizer.nlist
+        return faiss.SearchParametersIVF(nprobe=min(most, max(_LEAST_CENTRE_LISTS, wanted)))
 
     def set_defaults(self, nprobe: int, refine_factor: float) -> None:
         """Have searches without parameters, and the index's file, use these."""

@@ -12,9 +12,8 @@ __all__ = ["AUTO", "MOST_FLAT_LISTS", "bytes_per_article", "list_count", "resolv
 AUTO: Final = "auto"
 
 MOST_FLAT_LISTS: Final = 10_000
-"""Of more lists than these the nearest ones are found by a graph, not by comparing with each."""
+"""Of more lists than these the nearest ones are found by an index of their centres."""
 
-_GRAPH: Final = "_HNSW32"
 _TRAINING_POINTS_PER_LIST: Final = 39  # faiss warns below it
 _BYTES_BESIDE_CODES: Final = 24
 """By article, in a server: its id in a list, its id by position, and where it is in the lists."""
@@ -50,14 +49,14 @@ def resolve_spec(
 
     `auto` takes the most exact codes with which a server keeps the release within `memory_bytes`
     (None: as much as it takes). Any other string stays as it is, but that the lists of one with
-    more than MOST_FLAT_LISTS get a graph. Raises BuildError when nothing fits.
+    more than MOST_FLAT_LISTS get a second level. Raises BuildError when nothing fits.
     """
     if spec != AUTO:
-        return _PLAIN_LISTS.sub(_with_graph, spec)
+        return _PLAIN_LISTS.sub(_in_two_levels, spec)
     for codes in _CODES:
         needed = vector_count * bytes_per_article(dimension, codes.bytes_per_value)
         if memory_bytes is None or needed <= memory_bytes:
-            return _PLAIN_LISTS.sub(_with_graph, f"IVF{list_count(vector_count)},{codes.name}")
+            return _PLAIN_LISTS.sub(_in_two_levels, f"IVF{list_count(vector_count)},{codes.name}")
     raise BuildError(
         f"{vector_count} vectors of {dimension} values need {needed / 2**30:.2f} GiB with one byte "
         f"for each value, the limit is {(memory_bytes or 0) / 2**30:.2f} GiB: raise it, or name a "
@@ -65,5 +64,6 @@ def resolve_spec(
     )
 
 
-def _with_graph(match: re.Match[str]) -> str:
-    return match[0] + _GRAPH if int(match[1]) > MOST_FLAT_LISTS else match[0]
+def _in_two_levels(match: re.Match[str]) -> str:
+    lists = int(match[1])
+    return f"{match[0]}(IVF{math.isqrt(lists)},Flat)" if lists > MOST_FLAT_LISTS else match[0]

@@ -27,6 +27,7 @@ _REFINE_FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
 _CODES_PER_REFINED: Final = 16
 """Scoring one article by its finer vector, which lies anywhere in memory, takes about as long as
 scoring so many codes in a row."""
+_DEAR: Final = 4
 _MOST_TIMED: Final = 256
 _FAR_BEYOND: Final = 8
 """The curve ends at so many times the nprobe that was chosen."""
@@ -65,11 +66,15 @@ def choose_effort(kind: IndexKind, groups: Sequence[Wanted], target: float) -> E
     are so coarse that not even all lists give it.
     """
     factors = _REFINE_FACTORS if kind.is_refined else (1.0,)
-    efforts = [
-        Effort(nprobe, factor)
-        for factor in factors
-        if (nprobe := _smallest_nprobe(kind, groups, target, factor)) is not None
-    ]
+    efforts: list[Effort] = []
+    most_lists = kind.lists
+    for factor in reversed(factors):
+        nprobe = _smallest_nprobe(kind, groups, target, factor, most_lists)
+        if nprobe is None:
+            break  # with less refining even more would be missing
+        efforts.append(Effort(nprobe, factor))
+        # What less refining needs beyond this costs more than it saves.
+        most_lists = min(kind.lists, nprobe * _DEAR)
     if not efforts:
         most = Effort(kind.lists, factors[-1])
         # With true vectors all lists give everything; ids of equal scores may still differ.
@@ -142,9 +147,9 @@ def _ladder(lists: int, chosen: int) -> list[int]:
 
 
 def _smallest_nprobe(
-    kind: IndexKind, groups: Sequence[Wanted], target: float, factor: float
+    kind: IndexKind, groups: Sequence[Wanted], target: float, factor: float, most: int
 ) -> int | None:
-    """Bisect: recall does not fall when more lists are probed. None: all of them do not do."""
+    """Bisect: recall does not fall when more lists are probed. None: `most` lists do not do."""
 
     def reaches(nprobe: int) -> bool:
         effort = Effort(nprobe, factor)
@@ -153,9 +158,9 @@ def _smallest_nprobe(
     # From below: few lists usually do, and searching all of them takes longest.
     low, high = 1, 1
     while not reaches(high):
-        if high == kind.lists:
+        if high == most:
             return None
-        low, high = high + 1, min(kind.lists, high * 2)
+        low, high = high + 1, min(most, high * 2)
     while low < high:
         middle = (low + high) // 2
         if reaches(middle):

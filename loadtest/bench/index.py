@@ -55,8 +55,8 @@ class _Plan:
     filter_users: int
 
 
-_FULL: Final = _Plan(1_000_000, 10_000_000, "IVF12649_HNSW32,SQ8,Refine(SQfp16)", 5, 200)
-_QUICK: Final = _Plan(20_000, 30_000, "IVF256_HNSW32,SQ8,Refine(SQfp16)", 1, 20)
+_FULL: Final = _Plan(1_000_000, 10_000_000, "IVF12649,SQ8,Refine(SQfp16)", 5, 200)
+_QUICK: Final = _Plan(20_000, 30_000, "IVF256(IVF16,Flat),SQ8,Refine(SQfp16)", 1, 20)
 
 
 @dataclass(frozen=True)
