@@ -17,8 +17,12 @@ _DECREASE_SECONDS = 0.05
 _BEAT_SECONDS = 0.01
 _BEATS = 3
 _LAG_SECONDS = 0.005
-_LAGGING_SECONDS = 0.1
-_NEWEST_SHARE = 0.1
+_RAISE = 1.09
+_LOWER = 0.99
+"""One of the first undoes nine of the second: then nine of ten calls take less."""
+_LEAST_SECONDS = 0.0001
+_FRESH_SHARE = 0.6
+"""Of the longest deadlines lately: a call with more than that has not waited for long."""
 
 
 class FastestLately:
@@ -63,6 +67,23 @@ class FastestLately:
         self._current = None
 
 
+class LongestLately(FastestLately):
+    """The longest of the last one to two windows."""
+
+    __slots__ = ()
+
+    def record(self, seconds: float) -> None:
+        """Count a call."""
+        self._turn()
+        if self._current is None or seconds > self._current:
+            self._current = seconds
+
+    def seconds(self) -> float:
+        """Answer the longest; 0 when there was none lately."""
+        self._turn()
+        return max(self._current or 0.0, self._previous or 0.0)
+
+
 class AdaptiveLimit:
     """How many calls may be in flight: where more are begun than there are cores to answer them,
     each only gets later, until none is of use.
@@ -82,9 +103,9 @@ class AdaptiveLimit:
         self._clock = clock
         self._limit = float(most)
         self._decrease_at = 0.0
-        self._lag_until = 0.0
-        self._usual = 0.0
+        self._needed = 0.0
         self._fastest = FastestLately(clock=clock)
+        self._longest = LongestLately(clock=clock)
 
     @property
     def calls(self) -> int:
@@ -94,14 +115,17 @@ class AdaptiveLimit:
     def refusal(self, deadline_seconds: float | None, in_flight: int) -> CallError | None:
         """Answer why not to begin a call; None: begin.
 
-        Its time has to be what the fastest lately took; where calls queue up, what they usually
-        take: those that have waited longest would else all be begun, and none of them answered.
+        Its time has to be what nine of ten calls take now. Where calls queue up before they come
+        here, those that have waited longest would else all be begun, and none of them answered; so
+        they are refused, which is quick, until some come that have hardly waited. Those are always
+        begun, or nobody would find out that the queue is gone.
         """
         if in_flight >= self.calls:
             return OverloadedError(f"{in_flight} calls are in flight")
         if deadline_seconds is None:
             return None
-        if self._clock() < self._lag_until and deadline_seconds <= self._usual:
+        self._longest.record(deadline_seconds)
+        if deadline_seconds <= min(self._needed, _FRESH_SHARE * self._longest.seconds()):
             return OverloadedError("calls queue up, and this one has waited too long")
         if deadline_seconds <= self._fastest.seconds():
             return OutOfTimeError("the deadline leaves less time than any call has taken lately")
@@ -110,20 +134,27 @@ class AdaptiveLimit:
     def answered(self, seconds: float) -> None:
         """Count a call that was answered."""
         self._fastest.record(seconds)
-        self._usual += _NEWEST_SHARE * (seconds - self._usual)
 
     def lags(self, in_flight: int) -> None:
         """Take note that the event loop is late, with so many calls in flight."""
-        self._lag_until = self._clock() + _LAGGING_SECONDS
         self._decrease(in_flight)
 
     def record(self, seconds: float, deadline_seconds: float | None, in_flight: int) -> None:
         """Count a call that took `seconds`; `in_flight` counts it too."""
+        self._learn(seconds, deadline_seconds)
         if deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds:
             if self._leaf and deadline_seconds >= _FAIR_TIMES * self._fastest.seconds():
                 self._decrease(in_flight)
         elif in_flight > self._limit / 2:  # else the limit was not what kept it from being late
             self._limit = min(self._most, self._limit + 1 / self._limit)
+
+    def _learn(self, seconds: float, deadline_seconds: float | None) -> None:
+        if deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds:
+            seconds = max(seconds, deadline_seconds)  # it would have taken so long at the least
+        if seconds > self._needed:
+            self._needed = max(self._needed, _LEAST_SECONDS) * _RAISE
+        else:
+            self._needed *= _LOWER
 
     def _decrease(self, in_flight: int) -> None:
         """Allow fewer than are in flight; where few are, it is not they that are too many."""

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,17 +101,42 @@ def test_with_how_much_time_a_call_is_worth_beginning():
     now = [0.0]
     limit = limit_of(now)
     assert limit.refusal(0.0001, 0) is None
-    for seconds in [0.004, *[0.03] * 100]:
-        limit.answered(seconds)
+    limit.answered(0.004)
     assert isinstance(limit.refusal(0.003, 0), OutOfTimeError)
     assert limit.refusal(0.005, 0) is None
-    limit.lags(10)
-    assert isinstance(limit.refusal(0.029, 0), OverloadedError)
-    assert limit.refusal(0.031, 0) is None
     assert limit.refusal(None, 0) is None
-    now[0] += 0.2
-    assert limit.refusal(0.005, 0) is None
     assert isinstance(limit.refusal(None, 100), OverloadedError)
+
+
+def test_where_calls_come_late_those_that_have_waited_are_refused_and_fresh_ones_never():
+    now = [0.0]
+    limit = limit_of(now)
+    assert limit.refusal(0.05, 0) is None
+    for _ in range(100):
+        limit.record(0.03, 0.03, 1)
+    assert isinstance(limit.refusal(0.02, 0), OverloadedError)
+    assert isinstance(limit.refusal(0.029, 0), OverloadedError)
+    assert limit.refusal(0.031, 0) is None  # six tenths of what callers give
+    for _ in range(300):
+        limit.record(0.01, 0.05, 1)
+    assert limit.refusal(0.02, 0) is None
+    for _ in range(100):
+        limit.record(0.03, 0.03, 1)
+    now[0] += 2.5  # nobody has come with so much time lately
+    assert limit.refusal(0.02, 0) is None
+
+
+@given(st.floats(0.05, 0.5), st.integers(0, 2**32 - 1))
+def test_nine_of_ten_calls_take_less_than_is_asked_for(mean, seed):
+    random = Random(seed)
+    limit = limit_of([0.0])
+    limit.refusal(100.0, 0)
+    taken = [random.expovariate(1 / mean) for _ in range(4000)]
+    shares = []
+    for seconds in taken:
+        limit.record(seconds, None, 1)
+        shares.append(seconds > limit._needed)
+    assert 0.07 < sum(shares[1000:]) / 3000 < 0.13
 
 
 def test_a_late_loop_with_few_calls_in_flight_lowers_nothing():
