@@ -6,6 +6,7 @@ articles, and `PEERS` names those that take part, separated by commas.
 """
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -38,6 +39,8 @@ def main() -> int:
     quick = bool(os.environ.get("QUICK"))
     articles = int(os.environ.get("ARTICLES") or (_QUICK_ARTICLES if quick else _ARTICLES))
     console = Console()
+    # As Ctrl-C does: servers that are halted, or other users', are to be ended by who started them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         compared = _compared(articles, console, quick=quick)
     except (LoadTestError, StackError) as error:

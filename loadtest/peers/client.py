@@ -20,13 +20,12 @@ from local_stack.processes import tied_to_this_process
 
 __all__ = ["Client", "Loaded", "Site", "running_client"]
 
-_PACKAGE: Final = "loadtest.peers.clients"
 _END_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where one system's client and data are. `port` is 0 where there is no server."""
+    """Where one system's client, a module, and its data are. `port` is 0 without a server."""
 
     client: str
     environment: Environment
@@ -116,7 +115,7 @@ class Client:
 @contextmanager
 def running_client(name: str, site: Site, *, threads: int = 1) -> Iterator[Client]:
     """Run a client for as long as the block runs. `threads`: what a build may compute with."""
-    command = [site.environment.python, "-m", f"{_PACKAGE}.{site.client}"]
+    command = [site.environment.python, "-m", site.client]
     environment = {**os.environ, **site.environment.variables, "BENCH_THREADS": str(threads)}
     place = {"port": site.port, "directory": str(site.directory.resolve()), "k": K,
              "settings": site.settings}  # fmt: skip

@@ -57,7 +57,8 @@ def _install(home: Path, packages: Sequence[str]) -> None:
     _run([sys.executable, "-m", "venv", "--without-pip", str(home)], home)
     python = str(home / "bin" / "python")
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
-    _run([*pip, "install", "--quiet", "--no-input", *packages], home)
+    if packages:
+        _run([*pip, "install", "--quiet", "--no-input", *packages], home)
     (home / _DONE).touch()
 
 

@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from loadtest.errors import LoadTestError
 from loadtest.peers.client import Site, running_client
 from loadtest.peers.environments import environment_of
 from loadtest.peers.inputs import Inputs
@@ -19,7 +21,6 @@ from loadtest.peers.tuning import Tried, Tuned, recalls, tune
 
 __all__ = ["Choice", "Workplace", "built_seconds", "chosen", "serving", "site_of"]
 
-_HERE: Final = Path(__file__).parent
 _BUILT: Final = "built.json"
 _CHOSEN: Final = "chosen.json"
 
@@ -52,7 +53,9 @@ class Choice:
 
 def site_of(system: System, workplace: Workplace) -> Site:
     """Install a system where it is not, and answer where it is; raises UnavailableError."""
-    environment = environment_of(_word(system.client), system.packages, workplace.cache)
+    environment = environment_of(
+        _word(system.client.rpartition(".")[2]), system.packages, workplace.cache
+    )
     directory = workplace.cache / f"{_word(system.name)}-{_recipe(system, workplace.inputs)}"
     return Site(system.client, environment, directory, 0, system.settings)
 
@@ -140,11 +143,8 @@ def _note(path: Path, document: Mapping[str, Any]) -> None:
 
 def _recipe(system: System, inputs: Inputs) -> str:
     """Another recipe makes another index."""
-    programs = [
-        system.client,
-        *([] if system.server in {None, "faiss_server"} else [system.server]),
-    ]
-    sources = (_HERE / "clients" / f"{program}.py" for program in programs)
+    programs = [system.client] if system.server is None else [system.client, system.server]
+    sources = (_source(program) for program in programs)
     parts = [
         inputs.directory.name,
         json.dumps(system.settings, sort_keys=True),
@@ -153,6 +153,14 @@ def _recipe(system: System, inputs: Inputs) -> str:
         *(path.read_text() for path in sources),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _source(module: str) -> Path:
+    """Answer the file of a module, without running it: it needs what is not installed here."""
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise LoadTestError(f"there is no module {module}")
+    return Path(spec.origin)
 
 
 def _word(name: str) -> str:

@@ -16,7 +16,7 @@ from local_stack.processes import Process
 from local_stack.redis import free_port
 from local_stack.stack import read_address, wait_for_serving
 
-__all__ = ["Server", "running_own_server", "running_server"]
+__all__ = ["Server", "ended", "running_own_server", "running_server"]
 
 _READY_SECONDS: Final = 180.0
 _END_SECONDS: Final = 60.0
@@ -50,10 +50,9 @@ def running_server(system: System, site: Site) -> Iterator[Server]:
     """
     port = free_port()
     directory = site.directory.resolve()
-    module = f"loadtest.peers.clients.{system.server}"
-    command = [site.environment.python, "-m", module, str(directory), str(port)]
+    command = [site.environment.python, "-m", str(system.server), str(directory), str(port)]
     process = Process(system.name, command, directory / "server.log", site.environment.variables)
-    with _ended(Server(process, port)) as server:
+    with ended(Server(process, port)) as server:
         with running_client(system.name, site.at(port)) as client:
             process.wait_until(client.reaches_server, _READY_SECONDS)
         yield server
@@ -69,7 +68,7 @@ def running_own_server(directory: Path, store: Path) -> Iterator[Server]:
         OURS, [sys.executable, "-m", "faiss_server"], directory / "server.log",
         _own_settings(directory, store, ready_file),
     )  # fmt: skip
-    with _ended(Server(process, 0)):
+    with ended(Server(process, 0)):
         process.wait_until(ready_file.exists, _READY_SECONDS)
         address = read_address(directory, "faiss-server")
         wait_for_serving(process, address, _READY_SECONDS)
@@ -90,7 +89,8 @@ def _own_settings(directory: Path, store: Path, ready_file: Path) -> Mapping[str
 
 
 @contextmanager
-def _ended(server: Server) -> Iterator[Server]:
+def ended(server: Server) -> Iterator[Server]:
+    """End it after the block, halted or not."""
     try:
         yield server
     finally:

@@ -5,15 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from loadtest.bench.catalogue import DIMENSION
+
 __all__ = ["FAISS", "OURS", "Effort", "System", "all_systems", "list_count"]
 
 OURS: Final = "this faiss server"
 FAISS: Final = "faiss"
 
-# HNSW of all systems alike; twice the neighbours and less construction are their defaults or near.
+_CLIENTS: Final = "loadtest.peers.clients"
+
+# HNSW of all systems alike: what most of them have by default, pgvector builds more carelessly.
 _HNSW: Final = {"m": 16, "ef_construction": 200}
 _LEAST_EF: Final = 200
 """Below k HNSW cannot answer k."""
+_MOST_EF: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class System:
-    """One row of the comparison. Modules are names below `loadtest.peers.clients`."""
+    """One row of the comparison. Client and server are modules that `python -m` runs."""
 
     name: str
     client: str
@@ -56,42 +61,67 @@ def all_systems(articles: int, nprobe: int, release: int, index: str) -> list[Sy
 
     `nprobe` is the release's and `index` its index file.
     """
-    lists = list_count(articles)
-    nprobes = Effort("nprobe", 1, lists)
-    efs = Effort("ef", _LEAST_EF, max(_LEAST_EF, min(articles, 10_000)))
+    # What is served was tuned when it was built, more strictly than here: it is not tuned again.
     own = Effort("nprobe", nprobe, nprobe)
+    served = {"release": release, "nprobe": nprobe}
     return [
-        System(
-            OURS, "faiss_server", own, {"release": release, "nprobe": nprobe}, None, "faiss_server"
-        ),
-        System(
-            "pgvector IVFFlat", "pgvector", Effort("probes", 1, lists),
-            {"index": "ivfflat", "lists": lists}, _PGVECTOR, "postgres_server",
-        ),
-        System(
-            "pgvector HNSW", "pgvector", Effort("ef_search", _LEAST_EF, 1000),
-            {"index": "hnsw", **_HNSW}, _PGVECTOR, "postgres_server",
-        ),
-        System(
-            "Chroma", "chroma", Effort("ef_search", _LEAST_EF, efs.most),
-            {**_HNSW, "sync_threshold": max(1000, articles // 4)}, _CHROMA, "chroma_server",
-        ),
-        System(
-            "Milvus IVF_FLAT", "milvus", nprobes, {"index": "IVF_FLAT", "nlist": lists},
-            _MILVUS, "milvus_server",
-        ),
-        System(
-            "Milvus HNSW", "milvus", efs,
-            {"index": "HNSW", "M": _HNSW["m"], "efConstruction": _HNSW["ef_construction"]},
-            _MILVUS, "milvus_server",
-        ),
-        System(FAISS, "in_process_faiss", own, {"index": index}),
-        System(
-            "hnswlib", "hnswlib", efs, {**_HNSW, "dimension": 64}, ("hnswlib==0.8.*", "numpy")
-        ),
-        System("ScaNN", "scann", Effort("leaves", 1, lists), {"lists": lists},
-               ("numpy", "scann==1.4.*")),
-    ]  # fmt: skip
+        System(OURS, f"{_CLIENTS}.faiss_server", own, served, server="faiss_server"),
+        *_pgvector(articles),
+        _chroma(articles),
+        *_milvus(articles),
+        System(FAISS, f"{_CLIENTS}.in_process_faiss", own, {"index": index}),
+        _hnswlib(articles),
+        _scann(articles),
+    ]
+
+
+def _pgvector(articles: int) -> list[System]:
+    client, server = f"{_CLIENTS}.pgvector", f"{_CLIENTS}.postgres_server"
+    lists = list_count(articles)
+    probes, ef_search = Effort("probes", 1, lists), Effort("ef_search", _LEAST_EF, 1000)
+    flat, hnsw = {"index": "ivfflat", "lists": lists}, {"index": "hnsw", **_HNSW}
+    return [
+        System("pgvector IVFFlat", client, probes, flat, _PGVECTOR, server),
+        System("pgvector HNSW", client, ef_search, hnsw, _PGVECTOR, server),
+    ]
+
+
+def _chroma(articles: int) -> System:
+    # Its own default writes the index out after every thousand vectors.
+    settings = {**_HNSW, "sync_threshold": max(1000, articles // 4)}
+    return System(
+        "Chroma", f"{_CLIENTS}.chroma", _ef("ef_search", articles), settings, _CHROMA,
+        f"{_CLIENTS}.chroma_server",
+    )  # fmt: skip
+
+
+def _milvus(articles: int) -> list[System]:
+    client, server = f"{_CLIENTS}.milvus", f"{_CLIENTS}.milvus_server"
+    lists = list_count(articles)
+    flat = {"index": "IVF_FLAT", "nlist": lists}
+    hnsw = {"index": "HNSW", "M": _HNSW["m"], "efConstruction": _HNSW["ef_construction"]}
+    return [
+        System("Milvus IVF_FLAT", client, Effort("nprobe", 1, lists), flat, _MILVUS, server),
+        System("Milvus HNSW", client, _ef("ef", articles), hnsw, _MILVUS, server),
+    ]
+
+
+def _hnswlib(articles: int) -> System:
+    settings = {**_HNSW, "dimension": DIMENSION}
+    return System(
+        "hnswlib", f"{_CLIENTS}.hnswlib", _ef("ef", articles), settings, ("hnswlib==0.8.*", "numpy")
+    )
+
+
+def _scann(articles: int) -> System:
+    lists = list_count(articles)
+    leaves = Effort("leaves", 1, lists)
+    packages = ("numpy", "scann==1.4.*")
+    return System("ScaNN", f"{_CLIENTS}.scann", leaves, {"lists": lists}, packages)
+
+
+def _ef(name: str, articles: int) -> Effort:
+    return Effort(name, _LEAST_EF, max(_LEAST_EF, min(articles, _MOST_EF)))
 
 
 def list_count(articles: int) -> int:

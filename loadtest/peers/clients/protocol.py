@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Build", "Connect", "Place", "Progress", "Reach", "Search", "run"]
 
+_PATIENCE_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.2
 _SAME_QUERIES: Final = 1
 """Seed of the order of queries: the same for every system."""
 
@@ -130,10 +132,24 @@ class _Client:
         np.save(into, found)
         return {"median_ms": float(np.median(durations)) * 1000}
 
-    def connect(self, clients: int, effort: int) -> Mapping[str, Any]:
-        """Have so many connections, and use each once."""
-        self._searches = [self._connect(self._place, effort) for _ in range(clients)]
+    def connect(self, clients: int, effort: int, queries: str) -> Mapping[str, Any]:
+        """Have so many connections, each used once."""
+        query = np.load(queries, mmap_mode="r")[0]
+        self._searches = [self._answering(query, effort) for _ in range(clients)]
         return {"connected": len(self._searches)}
+
+    def _answering(self, query: NDArray[np.float32], effort: int) -> Search:
+        """Connect and ask until there is an answer: a server that was halted needs a moment."""
+        by = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                search = self._connect(self._place, effort)
+                search(query)
+                return search
+            except Exception:
+                if time.monotonic() > by:
+                    raise
+                time.sleep(_LOOK_SECONDS)
 
     def load(
         self, queries: str, seed: int, start: float, warmup: float, seconds: float
