@@ -73,6 +73,16 @@ class Client:
             progress(answer["progress"])
         return float(answer["seconds"])
 
+    def connect(self, clients: int, effort: int, queries: Path) -> None:
+        """Have so many connections with that effort; return once each has got an answer."""
+        self.begin_connecting(clients, effort, queries)
+        self.answer()
+
+    def begin_connecting(self, clients: int, effort: int, queries: Path) -> None:
+        """The same without waiting for it: that is its `answer`."""
+        self.tell({"do": "connect", "clients": clients, "effort": effort,
+                   "queries": str(queries)})  # fmt: skip
+
     def ids_for(self, queries: Path, effort: int, scratch: Path) -> tuple[NDArray[np.int64], float]:
         """Answer what each query finds, int64[queries, k], and the median ms of a question."""
         self.tell({"do": "answer", "queries": str(queries), "effort": effort,

@@ -80,10 +80,7 @@ def take_turn(name: str, site: Site, server_pid: int | None, plan: Plan) -> list
 def _measured(clients: Sequence[Client], number: int, pid: int, plan: Plan) -> Turn:
     asking = clients[: min(len(clients), number)]
     for client in asking:
-        client.tell({
-            "do": "connect", "clients": number // len(asking), "effort": plan.effort,
-            "queries": str(plan.queries),
-        })  # fmt: skip
+        client.begin_connecting(number // len(asking), plan.effort, plan.queries)
     for client in asking:
         client.answer()
     start = time.monotonic() + _HEAD_START_SECONDS

@@ -5,14 +5,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from loadtest.errors import LoadTestError
-from loadtest.peers.client import Site, running_client
+from loadtest.peers.client import Client, Site, running_client
 from loadtest.peers.environments import environment_of
 from loadtest.peers.inputs import Inputs
 from loadtest.peers.servers import Server, running_own_server, running_server
@@ -25,6 +28,8 @@ _BUILT: Final = "built.json"
 _CHOSEN: Final = "chosen.json"
 
 Progress = Callable[[float], None]
+_Found = tuple[NDArray[np.int64], float]
+_IdsFor = Callable[[Path, int], _Found]
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,8 @@ def built_seconds(system: System, site: Site, workplace: Workplace, progress: Pr
     if not noted.exists():
         shutil.rmtree(site.directory, ignore_errors=True)
         site.directory.mkdir(parents=True)
-        cores = os.cpu_count() or 1
-        inputs = workplace.inputs
-        with (
-            serving(system, site, workplace) as server,
-            running_client(system.name, _at(site, server), threads=cores) as client,
-        ):
+        inputs, cores = workplace.inputs, os.cpu_count() or 1
+        with _running_with_client(system, site, workplace, cores) as client:
             seconds = client.build(inputs.vectors.resolve(), inputs.ids.resolve(), progress)
         _note(noted, {"seconds": seconds})
     return float(json.loads(noted.read_text())["seconds"])
@@ -93,29 +94,56 @@ def serving(system: System, site: Site, workplace: Workplace) -> Iterator[Server
             yield server
 
 
-def chosen(
-    system: System, site: Site, server: Server | None, workplace: Workplace, tried: Progress
-) -> Choice:
-    """Choose the effort where that is not done. Raises LoadTestError.
+def chosen(system: System, site: Site, workplace: Workplace, tried: Callable[[], None]) -> Choice:
+    """Choose the effort where that is not done; `tried` is called after each.
 
-    `tried` is told 1 after each effort.
+    Raises LoadTestError or StackError.
     """
     noted = site.directory / _CHOSEN
     if noted.exists():
         return _choice_of(json.loads(noted.read_text()))
-    inputs, scratch = workplace.inputs, workplace.scratch.resolve() / "found.npy"
-    with running_client(system.name, _at(site, server)) as client:
+    inputs = workplace.inputs
+    with ExitStack() as cleanup:
+        ids_for = _asking(system, site, workplace, cleanup)
 
         def attempt(queries: Path, effort: int) -> Tried:
-            found, milliseconds = client.ids_for(queries.resolve(), effort, scratch)
-            tried(1)
+            found, milliseconds = ids_for(queries.resolve(), effort)
+            tried()
             return Tried(recalls(found, inputs.nearest(queries)), milliseconds)
 
         tuned = tune(system.effort, lambda effort: attempt(inputs.tuning, effort))
+        # The last one: the effort that a system keeps is the chosen one.
         held_out = attempt(inputs.queries, tuned.effort)
-    choice = Choice(tuned.effort, tuned.suffices, float(held_out.recalls.mean()), _curve(tuned))
+    recall = float(held_out.recalls.mean())
+    choice = Choice(tuned.effort, tuned.suffices, recall, _curve(tuned))
     _note(noted, asdict(choice))
     return choice
+
+
+def _asking(system: System, site: Site, workplace: Workplace, cleanup: ExitStack) -> _IdsFor:
+    """Answer what asks all queries of a file with an effort."""
+    scratch = workplace.scratch.resolve() / "found.npy"
+    if not system.fixes_effort:
+        client = cleanup.enter_context(_running_with_client(system, site, workplace))
+        return lambda queries, effort: client.ids_for(queries, effort, scratch)
+
+    def restarted(queries: Path, effort: int) -> _Found:
+        with _running_with_client(system, site, workplace) as client:
+            client.connect(1, effort, queries)
+        with _running_with_client(system, site, workplace) as client:
+            return client.ids_for(queries, effort, scratch)
+
+    return restarted
+
+
+@contextmanager
+def _running_with_client(
+    system: System, site: Site, workplace: Workplace, threads: int = 1
+) -> Iterator[Client]:
+    with serving(system, site, workplace) as server:
+        at = site if server is None else site.at(server.port)
+        with running_client(system.name, at, threads=threads) as client:
+            yield client
 
 
 def _curve(tuned: Tuned) -> tuple[tuple[int, float, float], ...]:
@@ -128,10 +156,6 @@ def _curve(tuned: Tuned) -> tuple[tuple[int, float, float], ...]:
 def _choice_of(noted: Mapping[str, Any]) -> Choice:
     curve = tuple((effort, recall, ms) for effort, recall, ms in noted["curve"])
     return Choice(noted["effort"], noted["suffices"], noted["recall"], curve)
-
-
-def _at(site: Site, server: Server | None) -> Site:
-    return site if server is None else site.at(server.port)
 
 
 def _note(path: Path, document: Mapping[str, Any]) -> None:

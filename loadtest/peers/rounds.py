@@ -1,7 +1,7 @@
 """The whole run: every system prepared, then measured in turns."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final
@@ -82,14 +82,16 @@ def compare(
     compared = Compared()
     for system in systems:
         _prepare(compared, system, workplace, progress)
+    for contender in list(compared.contenders):
+        _tune(compared, contender, workplace, progress)
     with ExitStack() as servers:
         for contender in list(compared.contenders):
-            _start(compared, contender, workplace, servers, progress)
+            if contender.system.bears_halting:
+                _start(compared, contender, workplace, servers)
         task = progress.add_task("rounds", total=size.rounds * len(compared.contenders))
         for number in range(size.rounds):
             # Forth and back, so that whatever gets slower or faster meets all alike.
-            order = compared.contenders[:: 1 if number % 2 == 0 else -1]
-            for contender in list(order):
+            for contender in compared.contenders[:: 1 if number % 2 == 0 else -1]:
                 progress.update(task, description=f"round {number + 1}, {contender.system.name}")
                 _measure(compared, contender, workplace, size, number)
                 progress.advance(task)
@@ -111,51 +113,69 @@ def _prepare(compared: Compared, system: System, workplace: Workplace, progress:
         progress.remove_task(task)
 
 
-def _start(
-    compared: Compared,
-    contender: Contender,
-    workplace: Workplace,
-    servers: ExitStack,
-    progress: Progress,
+def _tune(
+    compared: Compared, contender: Contender, workplace: Workplace, progress: Progress
 ) -> None:
-    """Start and tune; then it is halted until its turn."""
-    system = contender.system
-    task = progress.add_task(f"tune {system.name}, efforts tried", total=None)
+    task = progress.add_task(f"tune {contender.system.name}, efforts tried", total=None)
     try:
-        server = servers.enter_context(serving(system, contender.site, workplace))
-        if server is not None:
-            contender.server = server
-            contender.site = contender.site.at(server.port)
         contender.choice = chosen(
-            system, contender.site, server, workplace, lambda _: progress.advance(task)
+            contender.system, contender.site, workplace, lambda: progress.advance(task)
         )
     except _REFUSED as error:
         _drop(compared, contender, error)
     finally:
-        if contender.server is not None:
-            contender.server.halt()
         progress.remove_task(task)
+
+
+def _start(
+    compared: Compared, contender: Contender, workplace: Workplace, servers: ExitStack
+) -> None:
+    """Start its server, and halt it until its turn."""
+    try:
+        server = servers.enter_context(serving(contender.system, contender.site, workplace))
+    except _REFUSED as error:
+        _drop(compared, contender, error)
+        return
+    if server is not None:
+        contender.server = server
+        server.halt()
 
 
 def _measure(
     compared: Compared, contender: Contender, workplace: Workplace, size: Size, number: int
 ) -> None:
-    server, choice = contender.server, contender.choice
+    system, choice = contender.system, contender.choice
     assert choice is not None  # noqa: S101 - whoever could not be tuned is absent
     plan = Plan(
         workplace.inputs.queries.resolve(), size.seconds, size.warmup_seconds, choice.effort,
         number,
     )  # fmt: skip
     try:
-        if server is not None:
-            server.resume()
-        pid = None if server is None else server.process.pid
-        contender.turns.append(take_turn(contender.system.name, contender.site, pid, plan))
+        with _awake(contender, workplace) as server:
+            if server is None:
+                turns = take_turn(system.name, contender.site, None, plan)
+            else:
+                site = contender.site.at(server.port)
+                turns = take_turn(system.name, site, server.process.pid, plan)
+        contender.turns.append(turns)
     except _REFUSED as error:
         _drop(compared, contender, error)
-    finally:
-        if server is not None:
-            server.halt()
+
+
+@contextmanager
+def _awake(contender: Contender, workplace: Workplace) -> Iterator[Server | None]:
+    """Let a system's server go on for a turn; or start it for that."""
+    if not contender.system.bears_halting:
+        with serving(contender.system, contender.site, workplace) as server:
+            yield server
+    elif contender.server is None:
+        yield None
+    else:
+        contender.server.resume()
+        try:
+            yield contender.server
+        finally:
+            contender.server.halt()
 
 
 def _drop(compared: Compared, contender: Contender, error: Exception) -> None:

@@ -20,6 +20,8 @@ __all__ = ["Server", "ended", "running_own_server", "running_server"]
 
 _READY_SECONDS: Final = 180.0
 _END_SECONDS: Final = 60.0
+_IMPATIENT_SECONDS: Final = 5.0
+"""For those that are started for every turn: they have written nothing since."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def running_server(system: System, site: Site) -> Iterator[Server]:
     directory = site.directory.resolve()
     command = [site.environment.python, "-m", str(system.server), str(directory), str(port)]
     process = Process(system.name, command, directory / "server.log", site.environment.variables)
-    with ended(Server(process, port)) as server:
+    patience = _END_SECONDS if system.bears_halting else _IMPATIENT_SECONDS
+    with ended(Server(process, port), patience) as server:
         with running_client(system.name, site.at(port)) as client:
             process.wait_until(client.reaches_server, _READY_SECONDS)
         yield server
@@ -89,11 +92,11 @@ def _own_settings(directory: Path, store: Path, ready_file: Path) -> Mapping[str
 
 
 @contextmanager
-def ended(server: Server) -> Iterator[Server]:
-    """End it after the block, halted or not."""
+def ended(server: Server, patience: float = _END_SECONDS) -> Iterator[Server]:
+    """End it after the block, halted or not; kill it when it runs on after so many seconds."""
     try:
         yield server
     finally:
         if server.process.returncode() is None:
             server.resume()  # a halted process does not hear that it is to end
-        server.process.stop(_END_SECONDS)
+        server.process.stop(patience)

@@ -43,6 +43,10 @@ class System:
     """Of its own environment; None: it runs in this one."""
     server: str | None = None
     """None: there is none, the client searches in its own process."""
+    bears_halting: bool = True
+    """False: it gives up when it is halted, and is started for each of its turns instead."""
+    fixes_effort: bool = False
+    """It goes by the effort that it was told before its last start."""
 
     @property
     def is_networked(self) -> bool:
@@ -91,19 +95,23 @@ def _chroma(articles: int) -> System:
     settings = {**_HNSW, "sync_threshold": max(1000, articles // 4)}
     return System(
         "Chroma", f"{_CLIENTS}.chroma", _ef("ef_search", articles), settings, _CHROMA,
-        f"{_CLIENTS}.chroma_server",
+        f"{_CLIENTS}.chroma_server", fixes_effort=True,
     )  # fmt: skip
 
 
 def _milvus(articles: int) -> list[System]:
     client, server = f"{_CLIENTS}.milvus", f"{_CLIENTS}.milvus_server"
     lists = list_count(articles)
-    flat = {"index": "IVF_FLAT", "nlist": lists}
+    flat: dict[str, Any] = {"index": "IVF_FLAT", "nlist": lists}
     hnsw = {"index": "HNSW", "M": _HNSW["m"], "efConstruction": _HNSW["ef_construction"]}
+    nprobe, ef = Effort("nprobe", 1, lists), _ef("ef", articles)
     return [
-        System("Milvus IVF_FLAT", client, Effort("nprobe", 1, lists), flat, _MILVUS, server),
-        System("Milvus HNSW", client, _ef("ef", articles), hnsw, _MILVUS, server),
-    ]
+        System(
+            f"Milvus {settings['index']}", client, effort, settings, _MILVUS, server,
+            bears_halting=False,
+        )
+        for effort, settings in ((nprobe, flat), (ef, hnsw))
+    ]  # fmt: skip
 
 
 def _hnswlib(articles: int) -> System:

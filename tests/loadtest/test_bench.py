@@ -94,7 +94,12 @@ def workplace(tmp_path_factory):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("module", "target"), [("loadtest.bench", "bench"), ("loadtest.bench.scale", "bench-scale")]
+    ("module", "target"),
+    [
+        ("loadtest.bench", "bench"),
+        ("loadtest.bench.scale", "bench-scale"),
+        ("loadtest.peers", "bench-peers"),
+    ],
 )
 def test_the_quick_form_measures_everything_and_leaves_no_process(
     workplace, monkeypatch, module, target
