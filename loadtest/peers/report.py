@@ -53,7 +53,7 @@ def _against_peers(compared: Compared) -> Iterator[Figure]:
         for label, of in (("CPU per query", lambda turn: turn.cpu_us), ("p99", _p99)):
             for clients in (1, MANY):
                 ratio = _ratio(ours, peer, clients, of)
-                yield Figure(f"{label}, {clients} clients / {name}", ratio, aim="< 1")
+                yield Figure(f"{label}, {_asked_by(clients)} / {name}", ratio, aim="< 1")
 
 
 def _against_faiss(compared: Compared) -> Iterator[Figure]:
@@ -66,7 +66,8 @@ def _own(compared: Compared) -> Iterator[Figure]:
     for contender in compared.contenders:
         if contender.choice is not None:
             name = f"recall@200, {contender.system.name}"
-            yield Figure(name, contender.choice.recall, aim=f">= {TARGET}")
+            aim = f">= {TARGET}" if contender.system.name == OURS else None
+            yield Figure(name, contender.choice.recall, aim=aim)
     ours = compared.named(OURS)
     if ours is not None:
         alone, many = ours.of(1), ours.of(MANY)
@@ -75,6 +76,10 @@ def _own(compared: Compared) -> Iterator[Figure]:
         yield Figure("CPU per query, 1 client", _median(alone, lambda turn: turn.cpu_us), "µs")
         yield Figure(f"queries, {MANY} clients", _median(many, lambda turn: turn.per_second), "1/s")
         yield Figure("memory", ours.memory_mib, "MiB")
+
+
+def _asked_by(clients: int) -> str:
+    return "1 client" if clients == 1 else f"{clients} clients"
 
 
 def _ratio(ours: Contender, other: Contender, clients: int, of: Of) -> float:

@@ -57,6 +57,8 @@ def connect(place: Place, effort: int) -> Search:
     register_vector(connection)
     setting = _SETTINGS[place.settings["index"]]
     connection.execute(sql.SQL("SET {} = {}").format(sql.SQL(setting), effort))
+    # The effort is to be that of the index: with much of it the planner would read the whole table.
+    connection.execute("SET enable_seqscan = off")
     # One plan for all questions; no other would be chosen, and choosing takes time.
     connection.execute("SET plan_cache_mode = force_generic_plan")
     cursor = connection.cursor(binary=True)
