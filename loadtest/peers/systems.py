@@ -67,7 +67,7 @@ def all_systems(articles: int, nprobe: int, release: int, index: str) -> list[Sy
     """
     # What is served was tuned when it was built, more strictly than here: it is not tuned again.
     own = Effort("nprobe", nprobe, nprobe)
-    served = {"release": release, "nprobe": nprobe}
+    served = {"release": release, "nprobe": nprobe, "index": index}
     return [
         System(OURS, f"{_CLIENTS}.faiss_server", own, served, server="faiss_server"),
         *_pgvector(articles),
