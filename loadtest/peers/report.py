@@ -10,7 +10,7 @@ from loadtest.peers.systems import FAISS, OURS
 from loadtest.peers.tuning import TARGET
 from reporting import BarChart, Figure, LineChart, Report, Section, Series, Table
 
-__all__ = ["peers_report"]
+__all__ = ["peers_report", "side_by_side"]
 
 _NONE: Final = "-"
 
@@ -23,6 +23,18 @@ def _p50(turn: Turn) -> float:
 
 def _p99(turn: Turn) -> float:
     return turn.latencies.percentile_ms(99)
+
+
+def _per_second(turn: Turn) -> float:
+    return turn.per_second
+
+
+def _cpu_us(turn: Turn) -> float:
+    return turn.cpu_us
+
+
+def _client_cpu_us(turn: Turn) -> float:
+    return turn.client_cpu_us
 
 
 def peers_report(compared: Compared, articles: int, *, quick: bool) -> Report:
@@ -50,7 +62,7 @@ def _against_peers(compared: Compared) -> Iterator[Figure]:
         if peer is ours or not peer.system.is_networked:
             continue
         name = peer.system.name
-        for label, of in (("CPU per query", lambda turn: turn.cpu_us), ("p99", _p99)):
+        for label, of in (("CPU per query", _cpu_us), ("p99", _p99)):
             for clients in (1, MANY):
                 ratio = _ratio(ours, peer, clients, of)
                 yield Figure(f"{label}, {_asked_by(clients)} / {name}", ratio, aim="< 1")
@@ -73,8 +85,8 @@ def _own(compared: Compared) -> Iterator[Figure]:
         alone, many = ours.of(1), ours.of(MANY)
         yield Figure("p50, 1 client", _median(alone, _p50), "ms")
         yield Figure("p99, 1 client", _median(alone, _p99), "ms")
-        yield Figure("CPU per query, 1 client", _median(alone, lambda turn: turn.cpu_us), "µs")
-        yield Figure(f"queries, {MANY} clients", _median(many, lambda turn: turn.per_second), "1/s")
+        yield Figure("CPU per query, 1 client", _median(alone, _cpu_us), "µs")
+        yield Figure(f"queries, {MANY} clients", _median(many, _per_second), "1/s")
         yield Figure("memory", ours.memory_mib, "MiB")
 
 
@@ -133,7 +145,7 @@ def _sections(compared: Compared, articles: int) -> Iterator[Section]:
         f"{articles} articles, 200 of them for each query, one query per call, medians over all "
         "rounds. Networked systems over their own protocols on 127.0.0.1; the others search in "
         "the asking process. The CPU is the server's, the memory that of all its processes.",
-        (_table(compared), *_bars(compared)),
+        (side_by_side(compared), *_bars(compared)),
     )
     yield Section(
         "Where the clients' time goes",
@@ -151,7 +163,8 @@ def _sections(compared: Compared, articles: int) -> Iterator[Section]:
         yield Section("Not measured", "", (Table(("system", "why"), rows),))
 
 
-def _table(compared: Compared) -> Table:
+def side_by_side(compared: Compared) -> Table:
+    """Answer a row for each system that was measured."""
     return Table(
         (
             "system", "effort", "recall@200", "p50 ms", "p99 ms", "queries/s", "CPU µs",
@@ -177,25 +190,17 @@ def _row(contender: Contender, compared: Compared) -> tuple[str | float, ...]:
 
 
 def _cells(turns: list[Turn]) -> tuple[str | float, ...]:
-    figures: tuple[Of, ...] = (
-        _p50, _p99, lambda turn: turn.per_second, lambda turn: turn.cpu_us,
-    )  # fmt: skip
+    figures: tuple[Of, ...] = (_p50, _p99, _per_second, _cpu_us)
     return tuple(_median(turns, of) if turns else _NONE for of in figures)
 
 
 def _bars(compared: Compared) -> Iterator[BarChart]:
     alone = {one.system.name: one.of(1) for one in compared.contenders}
-    many = {name: compared.named(name).of(MANY) for name in alone}  # type: ignore[union-attr]
+    many = {one.system.name: one.of(MANY) for one in compared.contenders}
     yield BarChart({name: _median(turns, _p50) for name, turns in alone.items()}, "ms, p50")
+    yield BarChart({name: _median(turns, _cpu_us) for name, turns in alone.items()}, "µs CPU")
     yield BarChart(
-        {name: _median(turns, lambda turn: turn.cpu_us) for name, turns in alone.items()}, "µs CPU"
-    )
-    yield BarChart(
-        {
-            name: _median(turns, lambda turn: turn.per_second)
-            for name, turns in many.items()
-            if turns
-        },
+        {name: _median(turns, _per_second) for name, turns in many.items() if turns},
         f"queries/s, {MANY} clients",
     )
 
@@ -204,7 +209,7 @@ def _clients_table(compared: Compared) -> Table:
     rows: tuple[tuple[str | float, ...], ...] = tuple(
         (
             contender.system.name,
-            *(_median(turns, lambda turn: turn.client_cpu_us) if turns else _NONE
+            *(_median(turns, _client_cpu_us) if turns else _NONE
               for turns in (contender.of(1), contender.of(MANY))),
         )
         for contender in compared.contenders
