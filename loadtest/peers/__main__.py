@@ -20,6 +20,7 @@ from loadtest.bench.catalogue import RELEASE
 from loadtest.bench.stacks import CACHE, Prepared, prepare
 from loadtest.errors import LoadTestError
 from loadtest.peers.inputs import prepare_inputs
+from loadtest.peers.measuring import MANY
 from loadtest.peers.preparing import Workplace
 from loadtest.peers.report import peers_report, side_by_side
 from loadtest.peers.rounds import Compared, Size, compare
@@ -29,6 +30,8 @@ from releases.layout import INDEX_FILE, Part, part_path
 from reporting import Table, print_report, write_report
 
 _REPORT: Final = Path("build/bench-peers")
+_PRINTED: Final = (0, 2, 3, 4, 6, 9, 11)
+"""Columns of the table in the report."""
 _FULL: Final = Size(rounds=5, seconds=5.0, warmup_seconds=1.0)
 _QUICK: Final = Size(rounds=1, seconds=0.5, warmup_seconds=0.1)
 _ARTICLES: Final = 1_000_000
@@ -72,11 +75,15 @@ def _compared(articles: int, console: Console, *, quick: bool) -> Compared:
 
 
 def _print_table(table: Table, console: Console) -> None:
-    printed = RichTable()
-    for heading in table.headings:
-        printed.add_column(heading)
+    """Print those columns that a terminal has room for."""
+    printed = RichTable(title=f"1 client, and queries/s of {MANY}", title_justify="left")
+    for place in _PRINTED:
+        printed.add_column(table.headings[place], no_wrap=place == 0)
     for row in table.rows:
-        printed.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row))
+        cells = (row[place] for place in _PRINTED)
+        printed.add_row(
+            *(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+        )
     console.print(printed)
 
 
