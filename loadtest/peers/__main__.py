@@ -43,7 +43,7 @@ def main() -> int:
     quick = bool(os.environ.get("QUICK"))
     articles = int(os.environ.get("ARTICLES") or (_QUICK_ARTICLES if quick else _ARTICLES))
     console = Console()
-    # As Ctrl-C does: servers that are halted, or other users', are to be ended by who started them.
+    # As Ctrl-C does: end the servers in good order, the halted ones too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         compared = _compared(articles, console, quick=quick)
