@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("$(PYTHON) is Python " + sys.version.split()[0] + "; 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.13 ...")
 
-.PHONY: help install demo up down explore pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-index bench-pipeline quality lint types imports fmt proto verify-proto verify-deploy docs dashboards images images-test lock
+.PHONY: help install demo up down explore pipeline pipeline-kfp test test-resume chaos fuzz bench bench-scale bench-index bench-peers bench-pipeline quality lint types imports fmt proto verify-proto verify-deploy docs dashboards images images-test lock
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ bench-scale: $(INSTALLED) ## Latency at 100,000, 1 and 4 million articles (QUICK
 
 bench-index: $(INSTALLED) ## Searches in process with exclusions and filters, 10 million compressed (QUICK=1: a minute)
 	@$(BIN)/python -m loadtest.bench.index
+
+bench-peers: $(INSTALLED) ## The faiss server beside pgvector, Chroma, Milvus and bare libraries (QUICK=1: without them)
+	@$(BIN)/python -m loadtest.peers
 
 bench-pipeline: $(INSTALLED) ## Time and memory of each step of the workflow (SCALE=10M, QUICK=1)
 	@$(BIN)/python -m pipeline.bench

@@ -9,7 +9,9 @@ from reporting.sections import BarChart, LineChart, Series
 
 __all__ = ["draw_bars", "draw_lines"]
 
-_COLOURS: Final = ("#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#475569")
+_COLOURS: Final = (
+    "#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#475569", "#0891b2", "#a16207",
+)  # fmt: skip
 _BAR_HEIGHT: Final = 26
 _LABEL_WIDTH: Final = 190
 _BAR_WIDTH: Final = 380

@@ -103,6 +103,7 @@ def workplace(tmp_path_factory):
         ("loadtest.bench", "bench"),
         ("loadtest.bench.scale", "bench-scale"),
         ("loadtest.bench.index", "bench-index"),
+        ("loadtest.peers", "bench-peers"),
     ],
 )
 def test_the_quick_form_measures_everything_and_leaves_no_process(

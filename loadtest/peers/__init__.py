@@ -1,0 +1,1 @@
+"""`make bench-peers`: the faiss server beside other systems that search vectors."""
