@@ -42,8 +42,9 @@ pipeline: $(INSTALLED) ## The workflow on the demo's data, into build/store
 pipeline-kfp: $(INSTALLED) ## The same by the pipeline for Kubeflow, into build/store-kfp
 	@$(BIN)/python -m pipeline run $(DEMO_RUN) --store build/store-kfp --workdir build/pipeline-kfp --kfp-local
 
-# What measures time or counts on having the machine runs alone, all else two at once.
-SIDE_BY_SIDE := $(addprefix tests/,resume e2e pipeline explorer deploy releases faiss_server tf_serving recommender protos reporting)
+# What measures time or counts on having the machine runs alone, all else two at once. The longest
+# file comes first, or it would end last and alone.
+SIDE_BY_SIDE := $(addprefix tests/,loadtest/test_bench.py resume e2e pipeline fuzz explorer deploy releases faiss_server tf_serving recommender protos reporting)
 
 test: lint types imports verify-proto ## Every test, linters, types, import rules, proto check
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(SIDE_BY_SIDE)

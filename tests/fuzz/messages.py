@@ -21,6 +21,8 @@ _INTEGERS = {
     FieldDescriptor.TYPE_INT64: (64, True),
     FieldDescriptor.TYPE_UINT32: (32, False),
     FieldDescriptor.TYPE_UINT64: (64, False),
+    FieldDescriptor.TYPE_FIXED32: (32, False),
+    FieldDescriptor.TYPE_FIXED64: (64, False),
     FieldDescriptor.TYPE_ENUM: (32, True),
 }
 _REALS = (0.0, -1.0, 0.5, 1e-45, 3e38, float("nan"), float("inf"), float("-inf"))

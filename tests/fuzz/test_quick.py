@@ -65,6 +65,6 @@ def test_the_quick_form_finds_nothing_and_leaves_nothing_running(tmp_path):
     report = json.loads((tmp_path / "fuzz" / "report.json").read_text())
     figures = {figure["name"]: figure["value"] for figure in report["figures"]}
     assert figures["requests_to_each_rpc"] == 400
-    assert figures["rpcs"] == 10
+    assert figures["rpcs"] == 12
     assert all("OK" in codes and len(codes) > 1 for codes in report["codes"].values())
     assert marked_processes(mark) == {}
