@@ -44,10 +44,9 @@ def _median_ms(tf: Any, ask: Any, histories: np.ndarray[Any, Any], size: int) ->
 
     def call() -> float:
         history = tf.constant(histories[random.integers(len(histories), size=size)])
-        # Of the processor: with one thread the latency on a core that is free.
-        started = time.process_time()
+        started = time.perf_counter()
         ask(history=history, region=region)["user_vector"].numpy()
-        return time.process_time() - started
+        return time.perf_counter() - started
 
     for _ in range(_WARM_UP):
         call()

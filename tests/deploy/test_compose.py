@@ -17,7 +17,12 @@ SETTINGS: list[type[ServerSettings]] = [FaissServerSettings, RecommenderSettings
 
 
 class Loader(yaml.SafeLoader):  # type: ignore[misc] # yaml has no types
-    """Knows Compose's tag for taking a value away."""
+    """Knows Compose's tag for taking a value away, and refuses a name that is there twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.value != "<<"]
+        assert len(set(names)) == len(names), f"{node.start_mark}: {names}"
+        return super().construct_mapping(node, deep)
 
 
 Loader.add_constructor("!reset", lambda _loader, _node: None)
