@@ -154,9 +154,7 @@ def _report(run: _Run, *, complete: bool) -> Report:
 
 def _most_shed(run: _Run) -> float:
     """The largest share of an RPC's requests that were refused unread: too large, or for load."""
-    return max(
-        round(tally.codes["RESOURCE_EXHAUSTED"] / tally.sent, 4) for tally in run.tallies.values()
-    )
+    return max(round(tally.shed / tally.sent, 4) for tally in run.tallies.values())
 
 
 def _codes_section(run: _Run) -> Section:

@@ -29,6 +29,8 @@ class Tally:
     def __init__(self) -> None:
         self.codes: Counter[str] = Counter()
         self.undocumented = 0
+        self.shed = 0
+        """Refused although there was time: too large, or for load."""
         self.examples: list[str] = []
         """The first few undocumented ends, with the request to repeat them."""
 
@@ -40,8 +42,9 @@ class Tally:
     def count(
         self, target: Target, request: bytes, code: str, message: str, *, hasty: bool = False
     ) -> None:
-        """Count one call; only a `hasty` one may run out of time."""
+        """Count one call; only a `hasty` one may end, or be refused, for want of time."""
         self.codes[code] += 1
+        self.shed += code == "RESOURCE_EXHAUSTED" and not hasty
         if code not in target.codes or (code == "DEADLINE_EXCEEDED" and not hasty):
             self.undocumented += 1
             if len(self.examples) < _MOST_EXAMPLES:
