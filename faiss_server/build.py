@@ -16,7 +16,7 @@ from faiss_server.index_kind import IndexKind, UnservedKindError
 from faiss_server.spec import AUTO, list_count, resolve_spec
 from faiss_server.tuning import Effort, Tuned, Wanted, choose_effort, measure_curve, recalls
 from faiss_server.two_levels import centres_in_two_levels
-from releases.manifest import CurvePoint, IndexInfo
+from releases.manifest import IndexInfo
 
 __all__ = [
     "BuildError",
@@ -49,26 +49,8 @@ class BuiltIndex:
     """An inner-product IVF index with article ids of its own; nprobe and factor already set."""
 
     index: Any
-    type: str
-    """faiss factory string, such as `IVF1024,Flat`."""
-    lists: int
-    nprobe: int
-    recall_at_200: float
-    """Mean over the held-out queries, against exact search, with that nprobe."""
-    refine_factor: float = 1.0
-    curve: tuple[CurvePoint, ...] = ()
-
-    @property
-    def info(self) -> IndexInfo:
-        """What the manifest says of it."""
-        return IndexInfo(
-            type=self.type,
-            lists=self.lists,
-            nprobe=self.nprobe,
-            recall_at_200=self.recall_at_200,
-            refine_factor=self.refine_factor,
-            curve=self.curve,
-        )
+    info: IndexInfo
+    """What the manifest says of it."""
 
 
 @dataclass(frozen=True)
@@ -127,16 +109,8 @@ def build_index(  # noqa: PLR0913 - those after the star have defaults
             f"spec {factory!r}: a search of all lists reaches {reached} of {len(ids)} articles: "
             "its coarse quantizer loses lists; take `IVFn(IVFm,Flat)` or none"
         )
-    tuned = _tune(IndexKind.of(index), vectors, ids, goal, on_progress)
-    return BuiltIndex(
-        index,
-        factory,
-        IndexKind.of(index).lists,
-        tuned.effort.nprobe,
-        tuned.recall,
-        tuned.effort.refine_factor,
-        tuned.curve,
-    )
+    kind = IndexKind.of(index)
+    return BuiltIndex(index, _tune(kind, vectors, ids, goal, on_progress).info(factory, kind.lists))
 
 
 def tune_index(
@@ -180,8 +154,7 @@ def search_file(
     kind = IndexKind.of(faiss.read_index(str(path)))
     k = min(k, kind.index.ntotal)
     if not excluded:
-        scores, ids = kind.index.search(queries, k)
-        return ids, scores
+        return kind.search(queries, k, kind.default_nprobe, kind.default_refine_factor)
     found = [
         _search_without(kind, query[None], k, left_out)
         for query, left_out in zip(queries, excluded, strict=True)
@@ -193,14 +166,12 @@ def _search_without(
     kind: IndexKind, query: NDArray[np.float32], k: int, excluded: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Look into all lists where those that are probed hold too few others, as the server does."""
-    nprobe, wanted = kind.ivf.nprobe, min(k + excluded.size, kind.index.ntotal)
-    for probed in (nprobe, kind.lists):
-        kind.ivf.nprobe = probed
-        scores, ids = kind.index.search(query, wanted)
+    wanted = min(k + excluded.size, kind.index.ntotal)
+    for nprobe in (kind.default_nprobe, kind.lists):
+        ids, scores = kind.search(query, wanted, nprobe, kind.default_refine_factor)
         kept = np.flatnonzero((ids[0] >= 0) & ~np.isin(ids[0], excluded))[:k]
         if kept.size == k:
             break
-    kind.ivf.nprobe = nprobe
     lacking = (0, k - kept.size)
     return (
         np.pad(ids[0, kept], lacking, constant_values=-1),

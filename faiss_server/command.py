@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from faiss_server._faiss import faiss
-from faiss_server.build import BuiltIndex, Goal, OnProgress, build_index, tune_index
+from faiss_server.build import Goal, OnProgress, build_index, tune_index
 from faiss_server.build_errors import BuildError
 from faiss_server.comparison import compare_indexes
 from faiss_server.errors import ReleaseRefusedError
@@ -59,6 +59,10 @@ K = Annotated[int, typer.Option("-k", min=1, max=6000, help="How many articles")
 ArticleFile = Annotated[Path, typer.Argument(help="Article ids, one in a line; -: from stdin")]
 RedisUrl = Annotated[
     str, typer.Option(envvar="FAISS_SERVER_REDIS_URL", help="redis://, rediss:// or unix://")
+]
+RedisCredentials = Annotated[
+    Path | None,
+    typer.Option(envvar="FAISS_SERVER_REDIS_CREDENTIALS_FILE", help="A line user:password"),
 ]
 Cluster = Annotated[
     bool, typer.Option("--cluster", envvar="FAISS_SERVER_REDIS_CLUSTER", help="A Redis Cluster")
@@ -139,12 +143,9 @@ def tune(
         half, other = _halves(rows, queries, seed)
         goal = Goal(half, other, recall=recall, spare=spare)
         tuned = tune_index(kind.index, rows, map_ids(ids, vectors, len(rows)), goal, on_progress)
-        built = BuiltIndex(
-            kind.index, before.type if before else type(kind.ivf).__name__, kind.lists,
-            tuned.effort.nprobe, tuned.recall, tuned.effort.refine_factor, tuned.curve,
-        )  # fmt: skip
-        _write_over(kind, built, folder)
-    _print_info(built.info, folder)
+        info = tuned.info(before.type if before else type(kind.ivf).__name__, kind.lists)
+        _write_over(kind, info, folder)
+    _print_info(info, folder)
 
 
 @app.command()
@@ -221,24 +222,33 @@ def compare(
 
 
 @app.command()
-def remove(articles: ArticleFile, redis_url: RedisUrl, cluster: Cluster = False) -> None:
+def remove(
+    articles: ArticleFile,
+    redis_url: RedisUrl,
+    redis_credentials_file: RedisCredentials = None,
+    cluster: Cluster = False,
+) -> None:
     """Take the articles of a file down, on all servers that follow this Redis."""
-    _change(articles, redis_url, cluster=cluster, remove=True)
+    with _told():
+        store = RedisTakeDowns(redis_url, cluster=cluster, credentials_file=redis_credentials_file)
+        removed = read_article_ids(articles)
+        now = store.change(TakenDown(), removed, ())
+    print(f"{len(removed)} articles taken down; {now.article_ids.size} are taken down now")
 
 
 @app.command()
-def restore(articles: ArticleFile, redis_url: RedisUrl, cluster: Cluster = False) -> None:
+def restore(
+    articles: ArticleFile,
+    redis_url: RedisUrl,
+    redis_credentials_file: RedisCredentials = None,
+    cluster: Cluster = False,
+) -> None:
     """Take the articles of a file back."""
-    _change(articles, redis_url, cluster=cluster, remove=False)
-
-
-def _change(articles: Path, redis_url: str, *, cluster: bool, remove: bool) -> None:
     with _told():
-        ids = read_article_ids(articles)
-        store = RedisTakeDowns(redis_url, cluster=cluster)
-        now = store.change(TakenDown(), ids if remove else (), () if remove else ids)
-    print(f"{len(ids)} articles {'taken down' if remove else 'taken back'}; "
-          f"{now.article_ids.size} are taken down now")  # fmt: skip
+        store = RedisTakeDowns(redis_url, cluster=cluster, credentials_file=redis_credentials_file)
+        restored = read_article_ids(articles)
+        now = store.change(TakenDown(), (), restored)
+    print(f"{len(restored)} articles taken back; {now.article_ids.size} are taken down now")
 
 
 def _nprobe_of(place: IndexFolder, lists: int) -> int:
@@ -265,12 +275,12 @@ def _halves(
     return asked[half:], asked[: half or 1]
 
 
-def _write_over(kind: IndexKind, built: BuiltIndex, folder: Path) -> None:
+def _write_over(kind: IndexKind, info: IndexInfo, folder: Path) -> None:
     """Replace the index in one step; a server may be reading the old one."""
     partial = folder / "items.faiss.partial"
     faiss.write_index(kind.index, str(partial))
     partial.replace(IndexFolder(folder).index_file)
-    write_info(built.info, folder)
+    write_info(info, folder)
 
 
 def _print_info(info: IndexInfo, folder: Path) -> None:

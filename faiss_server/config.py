@@ -4,15 +4,12 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from service_runtime.settings import Port, ServerSettings
 
 __all__ = ["FaissServerSettings"]
-
-
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class FaissServerSettings(ServerSettings):
@@ -56,10 +53,3 @@ class FaissServerSettings(ServerSettings):
         default_factory=lambda: len(os.sched_getaffinity(0)),
         description="Searches at the same time; default: the cores of this process.",
     )
-
-    @field_validator("redis_url")
-    @classmethod
-    def _names_a_redis(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
-            raise ValueError("must begin with redis://, rediss:// or unix://")
-        return value

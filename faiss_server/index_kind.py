@@ -103,6 +103,26 @@ class IndexKind:
             )
         return parameters
 
+    def search(
+        self, queries: NDArray[np.float32], k: int, nprobe: int, refine_factor: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Search `index`; ids and scores [q, k], best first, -1 where there are no more."""
+        scores, ids = self.index.search(
+            np.ascontiguousarray(queries), k, params=self.parameters(nprobe, refine_factor)
+        )
+        return ids, scores
+
+    @property
+    def default_nprobe(self) -> int:
+        """How many lists the index's file says to probe."""
+        nprobe: int = self.ivf.nprobe
+        return nprobe
+
+    @property
+    def default_refine_factor(self) -> float:
+        """The refine factor of the index's file."""
+        return float(self.searched.k_factor) if self.is_refined else 1.0
+
     def reached(self) -> int:
         """Count the articles that a search of all lists comes upon: only sound ones do with all.
 

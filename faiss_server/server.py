@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 
 from recsys.faiss.v1 import faiss_service_pb2 as pb
 from recsys.faiss.v1 import faiss_service_pb2_grpc as pb_grpc
@@ -29,7 +28,7 @@ from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
-from service_runtime.redis_credentials import read_credentials
+from service_runtime.redis_access import check_access
 from service_runtime.server import RunningServer, Services, running_server
 
 __all__ = ["serve"]
@@ -137,8 +136,7 @@ def _taken_down(
         return None
     url, cluster = settings.redis_url.get_secret_value(), settings.redis_cluster
     file = settings.redis_credentials_file
-    if file is not None:
-        _check(file)
+    check_access("FAISS_SERVER_", url, file)
 
     def connect() -> TakeDownStore:
         from faiss_server.taken_down_redis import RedisTakeDowns  # noqa: PLC0415 - in its thread
@@ -146,13 +144,6 @@ def _taken_down(
         return RedisTakeDowns(url, cluster=cluster, credentials_file=file)
 
     return TakenDownArticles(connect, settings.local_dir / _TAKEN_DOWN_FILE, metrics, on_change)
-
-
-def _check(credentials_file: Path) -> None:
-    try:
-        read_credentials(credentials_file)
-    except (OSError, ValueError) as error:
-        raise StartupError(f"FAISS_SERVER_REDIS_CREDENTIALS_FILE: {error}") from error
 
 
 def _setter(changed: asyncio.Event) -> Callable[[], None]:

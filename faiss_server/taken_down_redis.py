@@ -21,7 +21,7 @@ from redis.retry import Retry
 
 from faiss_server.taken_down import MOST_TAKEN_DOWN, TakenDown
 from service_runtime.errors import BackendUnavailableError, InvalidRequestError
-from service_runtime.redis_credentials import CredentialsFile
+from service_runtime.redis_access import MALFORMED, access_options
 
 __all__ = ["ARTICLES_KEY", "STATE_KEY", "RedisTakeDowns", "read_article_ids"]
 
@@ -33,23 +33,27 @@ _AT_ONCE: Final = 10_000
 
 
 class RedisTakeDowns:
-    """A set that all servers with the same Redis share. Raises ValueError for a malformed URL."""
+    """A set that all servers with the same Redis share.
+
+    Raises ValueError for a malformed URL, without its text.
+    """
 
     def __init__(
         self, url: str, *, cluster: bool = False, credentials_file: Path | None = None
     ) -> None:
-        options: dict[str, Any] = {
+        options = {
             "socket_timeout": _SECONDS,
             "socket_connect_timeout": _SECONDS,
-            "driver_info": None,  # told by CLIENT SETINFO, which servers before 7.2 do not know
+            **access_options(url, credentials_file),
         }
-        if credentials_file is not None:
-            options["credential_provider"] = CredentialsFile(credentials_file)
         self._client: Any
-        if cluster:
-            self._client = redis.RedisCluster.from_url(url, **options)
-        else:
-            self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        try:
+            if cluster:
+                self._client = redis.RedisCluster.from_url(url, **options)
+            else:
+                self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
+        except ValueError:
+            raise ValueError(MALFORMED) from None
 
     def read(self, known: TakenDown) -> TakenDown:
         """Answer the set of now; `known` itself where that is it."""

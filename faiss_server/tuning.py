@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from faiss_server._faiss import faiss
 from faiss_server.build_errors import BuildError
 from faiss_server.index_kind import IndexKind
-from releases.manifest import CurvePoint
+from releases.manifest import CurvePoint, IndexInfo
 
 __all__ = ["Effort", "Tuned", "Wanted", "choose_effort", "measure_curve", "recalls"]
 
@@ -58,6 +58,17 @@ class Tuned:
     recall: float
     curve: tuple[CurvePoint, ...]
 
+    def info(self, factory: str, lists: int) -> IndexInfo:
+        """Answer what the manifest says of an index of this factory string."""
+        return IndexInfo(
+            type=factory,
+            lists=lists,
+            nprobe=self.effort.nprobe,
+            recall_at_200=self.recall,
+            refine_factor=self.effort.refine_factor,
+            curve=self.curve,
+        )
+
 
 def choose_effort(kind: IndexKind, groups: Sequence[Wanted], target: float) -> Effort:
     """Choose the smallest nprobe, and the refine factor with which a search costs least.
@@ -92,7 +103,9 @@ def choose_effort(kind: IndexKind, groups: Sequence[Wanted], target: float) -> E
 
 def recalls(kind: IndexKind, wanted: Wanted, effort: Effort) -> NDArray[np.float64]:
     """Answer the share of the exact ids found for each query, float64[q]."""
-    _, found = _search(kind, wanted.queries, wanted.exact.shape[1], effort)
+    found, _ = kind.search(
+        wanted.queries, wanted.exact.shape[1], effort.nprobe, effort.refine_factor
+    )
     return _shares(found, wanted.exact)
 
 
@@ -127,7 +140,7 @@ def _measured(kind: IndexKind, wanted: Wanted, effort: Effort) -> CurvePoint:
     for number in range(len(wanted.queries)):
         query = wanted.queries[number : number + 1]
         started = time.perf_counter()
-        _, found[number] = _search(kind, query, k, effort)
+        found[number], _ = kind.search(query, k, effort.nprobe, effort.refine_factor)
         seconds[number] = time.perf_counter() - started
     p50, p99 = np.percentile(seconds * 1000, [50, 99])
     return CurvePoint(
@@ -174,16 +187,6 @@ def _cost(kind: IndexKind, effort: Effort, k: int) -> float:
     scanned = effort.nprobe * kind.ivf.ntotal / kind.lists
     refined = k * effort.refine_factor * _CODES_PER_REFINED if kind.is_refined else 0.0
     return float(scanned + refined)
-
-
-def _search(
-    kind: IndexKind, queries: NDArray[np.float32], k: int, effort: Effort
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    parameters = kind.parameters(effort.nprobe, effort.refine_factor)
-    found: tuple[NDArray[np.float32], NDArray[np.int64]] = kind.index.search(
-        np.ascontiguousarray(queries), k, params=parameters
-    )
-    return found
 
 
 def _shares(found: NDArray[np.int64], exact: NDArray[np.int64]) -> NDArray[np.float64]:

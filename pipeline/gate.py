@@ -95,7 +95,7 @@ def decide(
     """Judge a release by its evaluation, its index, its data (`now`: unix seconds) and, where there
     is one, by the release in service.
     """
-    evaluation, recall = candidate.evaluation, candidate.indexed.recall_at_200
+    evaluation, recall = candidate.evaluation, candidate.indexed.info.recall_at_200
     checks = [
         *_ratios("popularity", evaluation.model, evaluation.popularity, least=1.0),
         Check("index recall@200", recall, f">= {options.min_recall:g}"),

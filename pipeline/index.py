@@ -24,7 +24,7 @@ from releases.layout import (
     Part,
     part_path,
 )
-from releases.manifest import CurvePoint, IndexInfo
+from releases.manifest import IndexInfo
 
 __all__ = ["IndexedArticles", "index_articles"]
 
@@ -36,24 +36,8 @@ class IndexedArticles(StepRecord):
     """The folder of the index, laid out as a store, and how the index is to be searched."""
 
     release: int
-    type: str
-    lists: int
-    nprobe: int
-    recall_at_200: float
-    refine_factor: float = 1.0
-    curve: tuple[CurvePoint, ...] = ()
-
-    @property
-    def info(self) -> IndexInfo:
-        """What the manifest says of it."""
-        return IndexInfo(
-            type=self.type,
-            lists=self.lists,
-            nprobe=self.nprobe,
-            recall_at_200=self.recall_at_200,
-            refine_factor=self.refine_factor,
-            curve=self.curve,
-        )
+    info: IndexInfo
+    """What the manifest says of the index."""
 
     @property
     def samples(self) -> Path:
@@ -103,10 +87,7 @@ def index_articles(  # noqa: PLR0913 - those after the star have defaults
     write_index(built, folder / INDEX_FILE)
     write_popular(collected.article_views, articles.ids, folder / POPULAR_FILE)
     _write_attributes(articles, collected.items, folder / ATTRIBUTES_FILE)
-    return IndexedArticles(
-        directory, exported.release, built.type, built.lists, built.nprobe, built.recall_at_200,
-        built.refine_factor, built.curve,
-    )  # fmt: skip
+    return IndexedArticles(directory, exported.release, built.info)
 
 
 def _sample_of_user_vectors(

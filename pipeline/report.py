@@ -39,9 +39,9 @@ def _figures(result: RunResult, seconds_total: float) -> tuple[Figure, ...]:
     values: dict[str, tuple[float, str]] = {
         "release": (result.release, "unix second"),
         **{name: (value, "share") for name, value in metrics.items()},
-        "index_recall_at_200": (result.indexed.recall_at_200, "share"),
-        "index_lists": (result.indexed.lists, "lists"),
-        "index_nprobe": (result.indexed.nprobe, "lists"),
+        "index_recall_at_200": (result.indexed.info.recall_at_200, "share"),
+        "index_lists": (result.indexed.info.lists, "lists"),
+        "index_nprobe": (result.indexed.info.nprobe, "lists"),
         "train_seconds": (result.trained.seconds, "s"),
         "seconds_total": (seconds_total, "s"),
     }
@@ -165,7 +165,7 @@ def training_section(trained: "TrainedModel") -> Section:
 
 
 def _index(result: RunResult) -> Section:
-    index = result.indexed
+    index = result.indexed.info
     factors = sorted({point.refine_factor for point in index.curve})
     chart = LineChart(
         x_label="p50 of one query in one thread, ms",

@@ -1,13 +1,13 @@
 """How Redis is connected to."""
 
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from service_runtime.redis_credentials import CredentialsFile
+from service_runtime.redis_access import MALFORMED, access_options
 
 __all__ = ["Client", "connect_redis"]
 
@@ -28,14 +28,10 @@ def connect_redis(
     down. When all connections are busy a command waits for one, within its call's deadline; a
     cluster's nodes have one for every call.
     """
-    options: dict[str, Any] = {
+    options = {
         "socket_connect_timeout": _CONNECT_SECONDS,
-        "driver_info": None,  # told by CLIENT SETINFO, which servers before 7.2 do not know
+        **access_options(url, credentials_file),
     }
-    if credentials_file is not None:
-        if "@" in url:
-            raise ValueError("it names a user beside REDIS_CREDENTIALS_FILE; leave one of them out")
-        options["credential_provider"] = CredentialsFile(credentials_file)
     try:
         if cluster:
             return redis.asyncio.RedisCluster.from_url(
@@ -51,8 +47,5 @@ def connect_redis(
             **options,
         )
     except ValueError:
-        raise ValueError(
-            "not redis://[user:password@]host[:port][/db], rediss://... or unix://...; "
-            "signs such as / and @ in a password are written %2F and %40"
-        ) from None
+        raise ValueError(MALFORMED) from None
     return redis.asyncio.Redis.from_pool(pool)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
@@ -30,7 +29,7 @@ from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
-from service_runtime.redis_credentials import read_credentials
+from service_runtime.redis_access import check_access
 from service_runtime.server import RunningServer, Services, running_server
 from service_runtime.tls import CallerTls, TlsFiles
 from service_runtime.workers import Worker, run_workers
@@ -111,26 +110,14 @@ async def _announce_first_pin(
 
 
 def _history(settings: RecommenderSettings, stack: AsyncExitStack) -> RedisHistory:
-    file = settings.redis_credentials_file
-    if file is not None:
-        _check(file)
+    url, file = settings.redis_url.get_secret_value(), settings.redis_credentials_file
+    check_access("RECOMMENDER_", url, file)
     try:
-        client = connect_redis(
-            settings.redis_url.get_secret_value(),
-            cluster=settings.redis_cluster,
-            credentials_file=file,
-        )
+        client = connect_redis(url, cluster=settings.redis_cluster, credentials_file=file)
     except ValueError as error:
         raise StartupError(f"RECOMMENDER_REDIS_URL: {error}") from error
     stack.push_async_callback(client.aclose)
     return RedisHistory(client, settings.history_ttl_seconds)
-
-
-def _check(credentials_file: Path) -> None:
-    try:
-        read_credentials(credentials_file)
-    except (OSError, ValueError) as error:
-        raise StartupError(f"RECOMMENDER_REDIS_CREDENTIALS_FILE: {error}") from error
 
 
 def _fleets(

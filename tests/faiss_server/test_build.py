@@ -48,13 +48,13 @@ def bound(shares):
 
 
 def test_nprobe_is_the_smallest_that_surely_reaches_the_target(built, data):
-    assert 1 < built.nprobe < built.lists
-    assert bound(recalls(built, data, built.nprobe)) >= 0.95
-    assert bound(recalls(built, data, built.nprobe - 1)) < 0.95
+    assert 1 < built.info.nprobe < built.info.lists
+    assert bound(recalls(built, data, built.info.nprobe)) >= 0.95
+    assert bound(recalls(built, data, built.info.nprobe - 1)) < 0.95
 
 
 def test_the_stated_recall_is_the_measured_one(built, data):
-    assert built.recall_at_200 == pytest.approx(recalls(built, data, built.nprobe).mean())
+    assert built.info.recall_at_200 == pytest.approx(recalls(built, data, built.info.nprobe).mean())
 
 
 def test_a_written_index_has_its_own_ids_and_nprobe(built, data, tmp_path):
@@ -90,14 +90,15 @@ def test_a_written_index_leaves_out_what_is_excluded(built, data, tmp_path):
 
 def test_the_same_seed_builds_the_same_index(built, data):
     again = build_index(*data, recall_target=0.95)
-    assert (again.nprobe, again.recall_at_200) == (built.nprobe, built.recall_at_200)
-    assert built.type == f"IVF{built.lists},Flat"
+    asked = {"nprobe", "recall_at_200"}
+    assert again.info.model_dump(include=asked) == built.info.model_dump(include=asked)
+    assert built.info.type == f"IVF{built.info.lists},Flat"
 
 
 def test_a_full_recall_target_probes_until_nothing_is_missed(data):
     vectors, ids, queries = data
     full = build_index(vectors[:400], ids[:400], queries[:50], recall_target=1.0)
-    assert full.recall_at_200 == 1.0
+    assert full.info.recall_at_200 == 1.0
 
 
 @settings(max_examples=25, deadline=None)
@@ -106,8 +107,8 @@ def test_any_number_of_vectors_can_be_indexed(count, seed):
     vectors = clustered(count, 4, seed)
     small = build_index(vectors, np.arange(count), vectors[:3], k=200)
     assert small.index.ntotal == count
-    assert small.recall_at_200 >= 0.99
-    assert 1 <= small.nprobe <= small.lists
+    assert small.info.recall_at_200 >= 0.99
+    assert 1 <= small.info.nprobe <= small.info.lists
 
 
 @given(st.integers(1, 10**7))
@@ -165,6 +166,6 @@ def test_a_hard_group_of_queries_does_not_hide_behind_an_easy_one():
     queries = np.concatenate([easy, hard])
     pooled = build_index(vectors, ids, queries, recall_target=0.9, k=50)
     grouped = build_index(vectors, ids, queries, query_groups=2, recall_target=0.9, k=50)
-    assert grouped.nprobe > pooled.nprobe
+    assert grouped.info.nprobe > pooled.info.nprobe
     stated = build_index(vectors, ids, hard, recall_target=0.9, k=50)
-    assert grouped.nprobe >= stated.nprobe
+    assert grouped.info.nprobe >= stated.info.nprobe

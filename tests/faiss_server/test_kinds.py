@@ -46,7 +46,7 @@ def built(request):
 def opened(built, tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "items.faiss"
     write_index(built, path)
-    return article_index_of(read_index_kind(path), path, built.refine_factor)
+    return article_index_of(read_index_kind(path), path, built.info.refine_factor)
 
 
 def exact(query, k, kept=None):
@@ -57,18 +57,18 @@ def exact(query, k, kept=None):
 
 
 def test_what_is_served_finds_what_was_promised(built, opened):
-    positions, scores = opened.nearest(QUERIES[100:], 20, built.nprobe)
+    positions, scores = opened.nearest(QUERIES[100:], 20, built.info.nprobe)
     found = opened.article_ids[positions]
     shares = [
         np.isin(row, exact(q, 20)).mean() for row, q in zip(found, QUERIES[100:], strict=True)
     ]
-    assert np.mean(shares) == pytest.approx(built.recall_at_200, abs=0.01)
-    assert built.recall_at_200 >= 0.88
+    assert np.mean(shares) == pytest.approx(built.info.recall_at_200, abs=0.01)
+    assert built.info.recall_at_200 >= 0.88
     assert (np.diff(scores, axis=1) <= 0).all()
 
 
 def test_articles_are_excluded_and_made_up_for(built, opened):
-    searcher = Searcher(opened, Attributes({}, len(opened)), built.nprobe)
+    searcher = Searcher(opened, Attributes({}, len(opened)), built.info.nprobe)
     for excluded in (exact(QUERIES[0], 30), exact(QUERIES[0], 1000)):
         result = searcher.search(SearchQuery(QUERIES[:1], 2500, 1, [excluded]))
         assert result.counts.tolist() == [min(2500, 3000 - excluded.size)]
@@ -78,19 +78,19 @@ def test_articles_are_excluded_and_made_up_for(built, opened):
 
 def test_stored_vectors_are_those_of_their_articles(built, opened):
     found = opened.vectors_at(opened.positions_of(IDS))
-    close = 1e-5 if built.type.endswith("Flat") else 0.4
+    close = 1e-5 if built.info.type.endswith("Flat") else 0.4
     np.testing.assert_allclose(found, VECTORS, atol=close)
 
 
 def test_the_curve_rises_and_has_what_was_chosen(built):
-    chosen = [p for p in built.curve
-              if (p.nprobe, p.refine_factor) == (built.nprobe, built.refine_factor)]  # fmt: skip
-    assert chosen[0].recall_at_200 == pytest.approx(built.recall_at_200, abs=0.02)
-    for factor in {point.refine_factor for point in built.curve}:
-        recalls = [p.recall_at_200 for p in built.curve if p.refine_factor == factor]
+    effort = (built.info.nprobe, built.info.refine_factor)
+    chosen = [p for p in built.info.curve if (p.nprobe, p.refine_factor) == effort]
+    assert chosen[0].recall_at_200 == pytest.approx(built.info.recall_at_200, abs=0.02)
+    for factor in {point.refine_factor for point in built.info.curve}:
+        recalls = [p.recall_at_200 for p in built.info.curve if p.refine_factor == factor]
         assert (np.diff(recalls) >= -0.02).all()  # coarse codes mislead now and then
     page = curve_page(built.info)
-    assert page.count("<tr") == 1 + len(built.curve)
+    assert page.count("<tr") == 1 + len(built.info.curve)
     assert page.count('class="chosen"') == 1
 
 
@@ -130,9 +130,9 @@ def test_an_index_is_tuned_anew_for_another_recall(built):
     kind = IndexKind.of(built.index)
     goal = Goal(QUERIES[:100], QUERIES[100:], recall=0.5, k=20)
     less = tune_index(kind.index, VECTORS, IDS, goal)
-    assert less.effort.nprobe <= built.nprobe
+    assert less.effort.nprobe <= built.info.nprobe
     assert kind.ivf.nprobe == less.effort.nprobe
-    kind.set_defaults(built.nprobe, built.refine_factor)
+    kind.set_defaults(built.info.nprobe, built.info.refine_factor)
     with pytest.raises(BuildError, match=r"the index has 3000 articles of 8 values"):
         tune_index(kind.index, VECTORS[:10], IDS[:10], goal)
 

@@ -182,7 +182,8 @@ def value(name: str, text: str) -> Callable[[dict[str, str], Path], Iterator[dic
         (a_file("FAISS_SERVER_LOCAL_DIR"), "FAISS_SERVER_LOCAL_DIR: "),
         (value("FAISS_SERVER_POLL_SECONDS", "often"), "FAISS_SERVER_POLL_SECONDS: "),
         (value("FAISS_SERVER_SEARCH_THREADS", "0"), "FAISS_SERVER_SEARCH_THREADS: "),
-        (value("FAISS_SERVER_REDIS_URL", "http://x"), "must begin with redis://"),
+        (value("FAISS_SERVER_REDIS_URL", "http://x"), "FAISS_SERVER_REDIS_URL: not redis://"),
+        (value("FAISS_SERVER_REDIS_URL", "redis://u:s3/cret@h"), "FAISS_SERVER_REDIS_URL: not "),
         (value("FAISS_SERVER_STORES", "x"), "did you mean FAISS_SERVER_STORE?"),
     ],
 )
@@ -196,6 +197,7 @@ def test_what_keeps_it_from_starting_is_one_line(
         code, errors = outcome(environment | changed | {"FAISS_SERVER_LOG_LEVEL": "ERROR"})
         assert code == 1
         assert message in errors
+        assert "cret" not in errors
         assert len(errors.splitlines()) == 1
 
 

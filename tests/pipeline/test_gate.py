@@ -17,6 +17,7 @@ from pipeline.report import report_run
 from pipeline.steps import REQUIRES, run_step
 from releases.errors import ReleaseError
 from releases.layout import ARTICLE_VECTORS_FILE, Part, part_path
+from releases.manifest import IndexInfo
 from releases.store import ReleaseStore
 from tests.pipeline.conftest import RELEASE
 
@@ -54,7 +55,11 @@ def judged(tiny_run, tmp_path):
     def judge(options=None, *, recall=0.995, beside=True, articles=100, agreement=1.0, **hit_rates):
         candidate = Candidate(
             evaluation(**{"in_service": 0.5 if beside else None, **hit_rates}),
-            IndexedArticles(tmp_path, RELEASE + 1, "IVF4,Flat", 4, 2, recall),
+            IndexedArticles(
+                tmp_path,
+                RELEASE + 1,
+                IndexInfo(type="IVF4,Flat", lists=4, nprobe=2, recall_at_200=recall),
+            ),
             replace(prepared, article_count=articles),
             agreement,
         )

@@ -22,10 +22,10 @@ def test_the_stated_recall_is_that_of_the_queries_that_were_held_out():
     _, found = built.index.search(hard, 200)
     exact = exact_top_k(vectors, hard, 200)
     shares = [np.isin(row, wanted).mean() for row, wanted in zip(found, exact, strict=True)]
-    assert built.recall_at_200 == pytest.approx(np.mean(shares))
+    assert built.info.recall_at_200 == pytest.approx(np.mean(shares))
     alone = build_index(vectors, ids, easy, recall_target=0.9)
-    assert alone.nprobe == built.nprobe
-    assert alone.recall_at_200 > built.recall_at_200
+    assert alone.info.nprobe == built.info.nprobe
+    assert alone.info.recall_at_200 > built.info.recall_at_200
 
 
 def test_a_run_holds_half_of_the_users_out(tiny_run, monkeypatch, tmp_path):
@@ -51,8 +51,8 @@ def test_the_kind_of_index_can_be_named_and_its_curve_is_kept(tiny_run, tmp_path
         indexed = index_articles(
             exported, result.prepared, result.collected, tmp_path, recall_target=0.9, **options
         )
-        assert indexed.type == options.get("spec", result.indexed.type)
+        assert indexed.info.type == options.get("spec", result.indexed.info.type)
         assert indexed.info.curve
         indexed.save()
         assert pipeline.index.IndexedArticles.load(tmp_path).info == indexed.info
-    assert result.manifest.index.curve == result.indexed.curve
+    assert result.manifest.index.curve == result.indexed.info.curve
