@@ -69,6 +69,7 @@ class ReleaseHolder:
         self._settled: Listing | None = None
         self._split: Split | None = None
         self._busy = threading.Event()
+        self._leaving_out = threading.Lock()
 
     @property
     def split(self) -> Split | None:
@@ -87,9 +88,10 @@ class ReleaseHolder:
 
     def leave_out_what_is_taken_down(self) -> None:
         """Have no release answer what `taken_down` names now; from any thread."""
-        article_ids = self._taken_down()
-        for loaded in (*self.held.ready.values(), *self._releases.all_on_notice()):
-            loaded.searcher.leave_out(article_ids)
+        with self._leaving_out:
+            article_ids = self._taken_down()
+            for loaded in (*self.held.ready.values(), *self._releases.all_on_notice()):
+                loaded.searcher.leave_out(article_ids)
 
     def get(self, release: int) -> LoadedRelease:
         """Answer a release that is ready, or withdrawn so lately that callers cannot know.
@@ -224,10 +226,9 @@ class ReleaseHolder:
         self._releases.begin(manifest)
         try:
             loaded = load_release(manifest, self._root)
-            loaded.searcher.leave_out(self._taken_down())
-            self._releases.add(loaded)
-            # What changed since the line before last found this release not yet among those held.
-            loaded.searcher.leave_out(self._taken_down())
+            with self._leaving_out:  # a change meanwhile would find it not yet among those held
+                loaded.searcher.leave_out(self._taken_down())
+                self._releases.add(loaded)
             del loaded  # it would keep in memory what leaves
         except ReleaseRefusedError as error:
             # Its text alone: whoever keeps a record would keep the index, which the traceback has.

@@ -27,11 +27,12 @@ class PopularList:
     views: NDArray[np.float32]
     attributes: Mapping[str, NDArray[np.int64]]
 
-    def without(self, article_ids: NDArray[np.int64]) -> "PopularList":
-        """Answer the list without these, int64[n]."""
-        if not article_ids.size:
+    def without(self, ascending: NDArray[np.int64]) -> "PopularList":
+        """Answer the list without these, int64[n], which may be many more than it has."""
+        if not ascending.size:
             return self
-        kept = ~np.isin(self.article_ids, article_ids)
+        places = ascending.searchsorted(self.article_ids)
+        kept = ascending.take(places, mode="clip") != self.article_ids
         columns = {name: column[kept] for name, column in self.attributes.items()}
         return PopularList(self.region_id, self.article_ids[kept], self.views[kept], columns)
 

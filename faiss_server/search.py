@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faiss_server.article_index import ArticleIndex
-from faiss_server.attributes import AttributeFilter, Attributes, Matching, bits_of
-from faiss_server.plain_search import MOST_EXCLUDED, plain_search
+from faiss_server.attributes import AttributeFilter, Attributes, Matching
+from faiss_server.plain_search import MOST_EXCLUDED, Gone, plain_search
 from faiss_server.scan import scan
 from service_runtime.errors import InvalidRequestError
 
@@ -83,14 +83,14 @@ class Searcher:
         self._index = index
         self._attributes = attributes
         self._nprobe = nprobe
-        self._gone: NDArray[np.uint8] | None = None
+        self._gone: Gone | None = None
 
     def leave_out(self, article_ids: NDArray[np.int64]) -> None:
         """Never answer these articles, int64[n], from now on; in the place of those before."""
         positions = self._index.positions_of(article_ids)
         positions = positions[positions >= 0]
         # Replaced whole: a search goes on with what it began with.
-        self._gone = bits_of(positions, len(self._index)) if positions.size else None
+        self._gone = Gone.of(positions, len(self._index)) if positions.size else None
 
     def search(self, query: SearchQuery, time_left: TimeLeft = _forever) -> SearchResult:
         """Answer each row's best k articles that meet the conditions, fewer if there are no more.
@@ -113,7 +113,7 @@ class Searcher:
                 )
         matching = self._attributes.matching(query.filters)
         if gone is not None:
-            matching = matching.minus(gone)
+            matching = matching.minus(gone.bits)
         search = _Search(self._index, matching, query, self._excluded(query, matching))
         if search.is_narrowed and matching.count <= _FEW_MATCHING:
             return search.result(search.score_all(), widened=nprobe < self._index.lists)
@@ -128,7 +128,7 @@ class Searcher:
         """
         gone, matching = self._gone, self._attributes.matching(query.filters)
         if gone is not None:
-            matching = matching.minus(gone)
+            matching = matching.minus(gone.bits)
         excluded = self._excluded(query, matching)[0]
         return scan(self._index, matching, query.vectors[0], query.k, excluded)
 
@@ -186,7 +186,8 @@ class _Search:
         may fill the page and still miss better ones. Answers the rows, how many lists were probed,
         and whether there was no time for more.
         """
-        share = self._matching.count / len(self._index)
+        # What is merely taken down is few, and lies no further away for it.
+        share = self._matching.count / len(self._index) if self._is_filtered else 1.0
         nprobe = min(self._index.lists, math.ceil(nprobe * share**-_LISTS_BY_SHARE))
         started = time.perf_counter()
         rows = self._probe_rows(range(len(self._vectors)), nprobe)

@@ -16,12 +16,12 @@ from typing import Any, Final
 import numpy as np
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from redis.retry import Retry
 
 from faiss_server.taken_down import MOST_TAKEN_DOWN, TakenDown
 from service_runtime.errors import BackendUnavailableError, InvalidRequestError
-from service_runtime.redis_access import MALFORMED, access_options
+from service_runtime.redis_access import access_options
 
 __all__ = ["ARTICLES_KEY", "STATE_KEY", "RedisTakeDowns", "read_article_ids"]
 
@@ -35,7 +35,8 @@ _AT_ONCE: Final = 10_000
 class RedisTakeDowns:
     """A set that all servers with the same Redis share.
 
-    Raises ValueError for a malformed URL, without its text.
+    Raises ValueError for a malformed URL, without its text; BackendUnavailableError when a cluster
+    does not answer.
     """
 
     def __init__(
@@ -46,14 +47,9 @@ class RedisTakeDowns:
             "socket_connect_timeout": _SECONDS,
             **access_options(url, credentials_file),
         }
-        self._client: Any
-        try:
-            if cluster:
-                self._client = redis.RedisCluster.from_url(url, **options)
-            else:
-                self._client = redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **options)
-        except ValueError:
-            raise ValueError(MALFORMED) from None
+        kind: Any = redis.RedisCluster if cluster else redis.Redis
+        with _redis_errors():  # a cluster's client connects here
+            self._client: Any = kind.from_url(url, retry=Retry(NoBackoff(), 0), **options)
 
     def read(self, known: TakenDown) -> TakenDown:
         """Answer the set of now; `known` itself where that is it."""
@@ -144,5 +140,5 @@ def _parts(article_ids: Collection[int]) -> Iterator[list[int]]:
 def _redis_errors() -> Iterator[None]:
     try:
         yield
-    except (RedisError, OSError, ValueError) as error:
+    except (RedisError, RedisClusterException, OSError, ValueError) as error:
         raise BackendUnavailableError(f"taken-down articles: Redis: {error}") from error

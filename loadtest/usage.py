@@ -8,7 +8,7 @@ import psutil
 
 from loadtest.errors import LoadTestError
 
-__all__ = ["ProcessUsage", "Usage", "UsageMeter"]
+__all__ = ["ProcessUsage", "Usage", "UsageMeter", "family_of"]
 
 _MIB = 1024 * 1024
 
@@ -40,7 +40,7 @@ class UsageMeter:
     """Reads counters of processes; `pids` by name. Raises LoadTestError for one that is gone."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
-        self._families = {name: _family(name, pid) for name, pid in pids.items()}
+        self._families = {name: family_of(name, pid) for name, pid in pids.items()}
         self._begin = self._counters()
 
     def _counters(self) -> dict[str, tuple[float, int]]:
@@ -61,7 +61,7 @@ class UsageMeter:
         )
 
 
-def _family(name: str, pid: int) -> list[psutil.Process]:
+def family_of(name: str, pid: int) -> list[psutil.Process]:
     """Answer a process and all below it: workers, and what a starter started."""
     try:
         process = psutil.Process(pid)

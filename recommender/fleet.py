@@ -206,6 +206,7 @@ class Fleet(Generic[BackendT]):
             member = self._members.pop(address)
             member.poll.cancel()
             self._reckon()
+            self._reckon_taken_down()
             # Calls under way are let finish; nobody is to wait for that.
             polls.create_task(member.backend.close(_CLOSE_SECONDS))
 
@@ -260,9 +261,12 @@ class Fleet(Generic[BackendT]):
     def _learn_taken_down(self, member: _Member[BackendT], article_ids: Int64s) -> None:
         if article_ids is not member.taken_down:
             member.taken_down = article_ids
-            # Of all: one that follows late must not bring back what another has taken down.
-            known = [each.taken_down for each in self._members.values()]
-            self._taken_down = np.unique(np.concatenate(known))
+            self._reckon_taken_down()
+
+    def _reckon_taken_down(self) -> None:
+        # Of all: one that follows late must not bring back what another has taken down.
+        known = [each.taken_down for each in self._members.values()]
+        self._taken_down = np.unique(np.concatenate([NONE_TAKEN_DOWN, *known]))
 
     def _learn(self, member: _Member[BackendT], ready: frozenset[int] | None, why: str) -> None:
         if member.ready == ready or member.backend.address not in self._members:

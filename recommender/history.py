@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol, cast
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from recommender.breaker import CircuitBreaker
 from recommender.domain import HISTORY_LENGTH, View
@@ -120,7 +120,7 @@ class _RedisErrors:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, RedisError | OSError | TimeoutError):
+        if isinstance(error, RedisError | RedisClusterException | OSError | TimeoutError):
             detail = str(error) or "no answer in time"
             raise BackendUnavailableError(f"history: {detail}") from error
 

@@ -19,8 +19,10 @@ _BEATS = 3
 _LAG_SECONDS = 0.005
 _RAISE = 1.09
 _LOWER = 0.99
-"""One of the first undoes nine of the second: then nine of ten calls take less."""
+"""One of the first undoes nine of the second: then one of ten calls that are begun is late."""
 _LEAST_SECONDS = 0.0001
+_HALVED_SECONDS = 1.0
+"""After so long half of what late calls taught is forgotten: those refused by it teach nothing."""
 _FRESH_SHARE = 0.6
 """Of the longest deadlines lately: a call with more than that has not waited for long."""
 
@@ -104,6 +106,7 @@ class AdaptiveLimit:
         self._limit = float(most)
         self._decrease_at = 0.0
         self._needed = 0.0
+        self._forgotten_at = clock()
         self._fastest = FastestLately(clock=clock)
         self._longest = LongestLately(clock=clock)
 
@@ -115,17 +118,17 @@ class AdaptiveLimit:
     def refusal(self, deadline_seconds: float | None, in_flight: int) -> CallError | None:
         """Answer why not to begin a call; None: begin.
 
-        Its time has to be what nine of ten calls take now. Where calls queue up before they come
-        here, those that have waited longest would else all be begun, and none of them answered; so
-        they are refused, which is quick, until some come that have hardly waited. Those are always
-        begun, or nobody would find out that the queue is gone.
+        Where calls queue up before they come here, those that have waited longest would else all be
+        begun, and none of them answered in time. So where calls are late, more time than they had
+        is asked for, until no more than one of ten is late. Calls that have hardly waited are
+        always begun, or nobody would find out that the queue is gone.
         """
         if in_flight >= self.calls:
             return OverloadedError(f"{in_flight} calls are in flight")
         if deadline_seconds is None:
             return None
         self._longest.record(deadline_seconds)
-        if deadline_seconds <= min(self._needed, _FRESH_SHARE * self._longest.seconds()):
+        if deadline_seconds <= min(self._needed_now(), _FRESH_SHARE * self._longest.seconds()):
             return OverloadedError("calls queue up, and this one has waited too long")
         if deadline_seconds <= self._fastest.seconds():
             return OutOfTimeError("the deadline leaves less time than any call has taken lately")
@@ -148,13 +151,20 @@ class AdaptiveLimit:
         elif in_flight > self._limit / 2:  # else the limit was not what kept it from being late
             self._limit = min(self._most, self._limit + 1 / self._limit)
 
+    def _needed_now(self) -> float:
+        """Answer how much time a call needs to be begun, as far as late calls tell."""
+        now = self._clock()
+        self._needed *= 0.5 ** ((now - self._forgotten_at) / _HALVED_SECONDS)
+        self._forgotten_at = now
+        return self._needed
+
     def _learn(self, seconds: float, deadline_seconds: float | None) -> None:
-        if deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds:
-            seconds = max(seconds, deadline_seconds)  # it would have taken so long at the least
-        if seconds > self._needed:
-            self._needed = max(self._needed, _LEAST_SECONDS) * _RAISE
-        else:
+        # A call that takes long and has the time for it says nothing of those that have less.
+        needed = self._needed_now()
+        if deadline_seconds is None or seconds <= _LATE_SHARE * deadline_seconds:
             self._needed *= _LOWER
+        elif deadline_seconds >= needed:
+            self._needed = max(needed, self._fastest.seconds(), _LEAST_SECONDS) * _RAISE
 
     def _decrease(self, in_flight: int) -> None:
         """Allow fewer than are in flight; where few are, it is not they that are too many."""

@@ -159,9 +159,9 @@ class _Method:
             self._metrics.observe(code_of(refusal).name, 0.0)
             await context.abort(code_of(refusal), str(refusal))
         self._enter()
-        if self._tracing is not None:
-            call.step = self._tracing.begin(self._path, context.invocation_metadata())
         try:
+            if self._tracing is not None:
+                call.step = self._tracing.begin(self._path, context.invocation_metadata())
             response = await self._handler(self._parsed(request), context)
         except asyncio.CancelledError:
             # The caller went away or its deadline passed; there is nobody to answer.

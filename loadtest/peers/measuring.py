@@ -7,7 +7,7 @@ machine.
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ import psutil
 from loadtest.errors import LoadTestError
 from loadtest.latencies import Latencies
 from loadtest.peers.client import Client, Loaded, Site, running_client
+from loadtest.usage import family_of
 
 __all__ = ["MANY", "Plan", "Turn", "take_turn"]
 
@@ -111,10 +112,12 @@ def _turn(
 
 def cpu_seconds(pid: int) -> float:
     """Answer the CPU time of a process, all below it, and those of them that have ended."""
-    return sum(
-        times.user + times.system + times.children_user + times.children_system
-        for times in (process.cpu_times() for process in _family(pid))
-    )
+    total = 0.0
+    for process in family_of("the server", pid):
+        with suppress(psutil.NoSuchProcess):  # it ends meanwhile, and counts with the one above it
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def memory_mib(pid: int) -> float:
@@ -123,17 +126,7 @@ def memory_mib(pid: int) -> float:
     Those that end meanwhile count nothing.
     """
     total = 0
-    for process in _family(pid):
-        try:
+    for process in family_of("the server", pid):
+        with suppress(psutil.NoSuchProcess):
             total += process.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
     return total / _MIB
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess as error:
-        raise LoadTestError(f"there is no process {pid} any more; see its log") from error

@@ -84,6 +84,25 @@ def test_the_user_of_the_deployment_may_do_what_take_downs_need_and_no_more(
         RedisTakeDowns(redis_url, credentials_file=file).read(TakenDown())
 
 
+def test_a_cluster_is_followed_and_one_that_is_away_is_told(tmp_path: Path) -> None:
+    process, url = start_redis(tmp_path, tmp_path / "redis.log", "--cluster-enabled", "yes")
+    try:
+        with redis.Redis.from_url(url) as node:
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            process.wait_until(
+                lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"), 10
+            )
+        takes = RedisTakeDowns(url, cluster=True)
+        known = takes.change(TakenDown(), [7], ())
+        assert ids(known) == [7]
+    finally:
+        process.stop()
+    with pytest.raises(BackendUnavailableError):
+        takes.read(known)
+    with pytest.raises(BackendUnavailableError):
+        RedisTakeDowns(url, cluster=True)
+
+
 def test_a_change_is_read_by_others_and_nothing_is_read_twice(takes: RedisTakeDowns) -> None:
     first = takes.change(TakenDown(), [7, 3, 7], ())
     assert ids(first) == [3, 7]

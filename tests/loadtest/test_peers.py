@@ -176,7 +176,7 @@ def test_cpu_of_children_that_have_ended_counts():
     before = cpu_seconds(os.getpid())
     work = "import time\nwhile time.process_time() < 0.3: pass"
     subprocess.run([sys.executable, "-c", work], check=True)
-    assert cpu_seconds(os.getpid()) - before >= 0.3
+    assert cpu_seconds(os.getpid()) - before >= 0.28  # the system counts in ticks of 10 ms
 
 
 def turn(clients, milliseconds, cpu_us=100):

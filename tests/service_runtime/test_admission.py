@@ -2,7 +2,7 @@ import asyncio
 import time
 from random import Random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service_runtime.admission import AdaptiveLimit, FastestLately, LoopLag
@@ -126,17 +126,50 @@ def test_where_calls_come_late_those_that_have_waited_are_refused_and_fresh_ones
     assert limit.refusal(0.02, 0) is None
 
 
-@given(st.floats(0.05, 0.5), st.integers(0, 2**32 - 1))
-def test_nine_of_ten_calls_take_less_than_is_asked_for(mean, seed):
-    random = Random(seed)
-    limit = limit_of([0.0])
-    limit.refusal(100.0, 0)
-    taken = [random.expovariate(1 / mean) for _ in range(4000)]
-    shares = []
-    for seconds in taken:
-        limit.record(seconds, None, 1)
-        shares.append(seconds > limit._needed)
-    assert 0.07 < sum(shares[1000:]) / 3000 < 0.13
+def test_once_calls_are_late_no_more_those_refused_come_in_again_by_themselves():
+    now = [0.0]
+    limit = limit_of(now)
+    for _ in range(200):
+        limit.record(1.0, 1.0, 1)  # a backend hung
+    limit.refusal(1.0, 0)
+    refused = 0
+    while limit.refusal(0.02, 0) is not None:  # nothing else is asked, so nothing else teaches
+        limit.refusal(1.0, 0)
+        now[0] += 0.01
+        refused += 1
+    assert 100 < refused < 1000  # seconds, and not for ever
+
+
+@given(st.integers(1, 50), st.integers(0, 2**32 - 1))
+def test_long_calls_that_have_the_time_shut_out_no_short_ones(heavy_percent, seed):
+    random, now = Random(seed), [0.0]
+    limit = limit_of(now)
+    limit.answered(0.002)
+    for _ in range(500):
+        now[0] += 0.01
+        heavy = random.randrange(100) < heavy_percent
+        seconds, deadline = (0.12, 1.0) if heavy else (0.002, 0.05)
+        assert limit.refusal(deadline, 1) is None
+        limit.answered(seconds)
+        limit.record(seconds, deadline, 1)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.floats(0.002, 0.008), st.integers(0, 2**32 - 1))
+def test_about_one_of_ten_calls_that_are_begun_is_late(work, seed):
+    """Calls come with anything from nothing to 50 ms left, and take `work` and up to as much."""
+    random, now = Random(seed), [0.0]
+    limit = limit_of(now)
+    late = []
+    for _ in range(8000):
+        now[0] += 0.001
+        left = random.uniform(0, 0.05)
+        if limit.refusal(left, 1) is None:
+            seconds = work * random.uniform(1, 2)
+            limit.record(min(seconds, left), left, 1)
+            late.append(seconds > 0.7 * left)
+    settled = late[len(late) // 2 :]
+    assert sum(settled) / len(settled) < 0.2
 
 
 def test_a_late_loop_with_few_calls_in_flight_lowers_nothing():
