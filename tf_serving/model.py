@@ -1,6 +1,7 @@
 """A SavedModel in memory.
 
-Importing this module imports TensorFlow: seconds and half a gigabyte.
+Importing this module imports what of TensorFlow runs a graph. Its parts are named where they are
+defined, for `import tensorflow` brings all else as well: three times the seconds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +10,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 from recsys.tfserving.v1 import prediction_pb2 as pb
-from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+from tensorflow.python.client.session import Session
+from tensorflow.python.framework import errors_impl as errors
+from tensorflow.python.framework.dtypes import as_dtype
+from tensorflow.python.framework.ops import Graph
+from tensorflow.python.saved_model import loader_impl
 
 from service_runtime.errors import OverloadedError
-from service_runtime.process import settle_memory
 from tf_serving.errors import Code, InvalidInputError, LoadError
 from tf_serving.signature import Array, Signature, TensorSpec
 from tf_serving.tensors import SUPPORTED_TYPES
 from tf_serving.warmup import replay_warmup
 
-__all__ = ["LoadedModel", "load_model", "prepare_tensorflow"]
+__all__ = ["LoadedModel", "load_model"]
 
 _SERVE_TAG: Final = "serve"
 _INIT_OP_SIGNATURE: Final = "__saved_model_init_op"  # TensorFlow's own, not for callers
@@ -49,9 +53,9 @@ class LoadedModel:
         """
         try:
             outputs = self._functions[signature_name](inputs)
-        except tf.errors.InvalidArgumentError as error:
+        except errors.InvalidArgumentError as error:
             raise InvalidInputError(_reason(error)) from error
-        except tf.errors.ResourceExhaustedError as error:
+        except errors.ResourceExhaustedError as error:
             raise OverloadedError(_reason(error)) from error
         return {name: outputs[name] for name in output_filter or sorted(outputs)}
 
@@ -72,15 +76,6 @@ class _Function:
         return dict(zip(self._outputs, values, strict=True))
 
 
-def prepare_tensorflow(*, intra_op_threads: int, inter_op_threads: int) -> None:
-    """Set TensorFlow up for serving; once per process, before anything is computed."""
-    tf.config.threading.set_intra_op_parallelism_threads(intra_op_threads)
-    tf.config.threading.set_inter_op_parallelism_threads(inter_op_threads)
-    # A dropped model is freed by a full collection. Without TensorFlow's own objects, which stay
-    # for good, that stops calls in flight for 2 ms instead of 170.
-    settle_memory()
-
-
 def load_model(
     directory: Path, *, intra_op_threads: int = 1, inter_op_threads: int = 1
 ) -> LoadedModel:
@@ -95,17 +90,17 @@ def load_model(
         name: one for name, one in signature_defs.items() if name != _INIT_OP_SIGNATURE
     }
     signatures = {name: _signature_of(name, one) for name, one in callable_defs.items()}
-    threads = tf.compat.v1.ConfigProto(
+    threads = config_pb2.ConfigProto(
         intra_op_parallelism_threads=intra_op_threads,
         inter_op_parallelism_threads=inter_op_threads,
         use_per_session_threads=True,
     )
-    graph = tf.Graph()
-    session = tf.compat.v1.Session(graph=graph, config=threads)
+    graph = Graph()
+    session = Session(graph=graph, config=threads)
     try:
         with graph.as_default():
-            tf.compat.v1.saved_model.load(session, [_SERVE_TAG], str(directory))
-    except tf.errors.OpError as error:
+            loader_impl.load(session, [_SERVE_TAG], str(directory))
+    except errors.OpError as error:
         raise LoadError(Code(error.error_code), _reason(error)) from error
     except (OSError, ValueError) as error:  # ValueError: there is no checkpoint
         raise LoadError(Code.NOT_FOUND, str(error)) from error
@@ -143,11 +138,11 @@ def _signature_of(name: str, signature_def: Any) -> Signature:
 
 
 def _spec_of(signature: str, name: str, info: Any) -> TensorSpec:
-    dtype = np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype)
+    dtype = np.dtype(as_dtype(info.dtype).as_numpy_dtype)
     if dtype not in SUPPORTED_TYPES:
         raise LoadError(
             Code.UNIMPLEMENTED,
-            f"signature {signature}, tensor {name}: {tf.as_dtype(info.dtype).name} "
+            f"signature {signature}, tensor {name}: {as_dtype(info.dtype).name} "
             "is not supported by the stand-in server",
         )
     if info.tensor_shape.unknown_rank:

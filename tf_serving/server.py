@@ -8,6 +8,7 @@ from pathlib import Path
 
 from service_runtime.background import BackgroundTasks
 from service_runtime.metrics import new_registry
+from service_runtime.process import settle_memory
 from service_runtime.server import RunningServer, Services, running_server
 from service_runtime.tf_serving_api import GET_MODEL_STATUS, MODEL_SERVICE, PREDICTION_SERVICE
 from tf_serving.config import ModelConfig, TfServingSettings, read_model_config
@@ -80,10 +81,9 @@ def _loading(settings: TfServingSettings) -> Callable[[Path], Model]:
 
         nonlocal prepared
         if not prepared:
-            model.prepare_tensorflow(
-                intra_op_threads=settings.intra_op_threads,
-                inter_op_threads=settings.inter_op_threads,
-            )
+            # A dropped model is freed by a full collection. Without TensorFlow's own objects, which
+            # stay for good, that stops calls in flight for 2 ms instead of 170.
+            settle_memory()
             prepared = True
         return model.load_model(
             directory,

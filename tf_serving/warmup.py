@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 from recsys.tfserving.v1 import prediction_pb2 as pb
+from tensorflow.python.framework.errors_impl import DataLossError
+from tensorflow.python.lib.io._pywrap_record_io import RecordIterator
 
 from releases.layout import WARMUP_FILE
 from tf_serving.errors import Code, InvalidInputError, LoadError
@@ -37,8 +38,8 @@ def replay_warmup(directory: Path, model: Model) -> None:
 
 def _records(path: Path) -> Iterator[bytes]:
     try:
-        yield from tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    except tf.errors.DataLossError as error:
+        yield from RecordIterator(str(path), "")
+    except DataLossError as error:
         raise LoadError(
             Code.DATA_LOSS, f"{path} is not a TFRecord file: {error.message}"
         ) from error

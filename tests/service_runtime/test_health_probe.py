@@ -57,7 +57,7 @@ async def test_it_speaks_tls_and_shows_a_certificate(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({}, "HEALTH_PROBE_ADDRESS: Field required\n"),
+        ({}, "HEALTH_PROBE_ADDRESS is missing: host:port of the server\n"),
         ({"address": "127.0.0.1:9", "ca_file": "/none"}, "/none: No such file or directory\n"),
     ],
 )
