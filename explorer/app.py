@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,22 +35,30 @@ _EMPTY_FORM: Final = {
     **dict.fromkeys(("user", "region", "recent", "release", "compare", "exclude_viewed"), ""),
     "limit": str(DEFAULT_LIMIT),
 }
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1", "[::1]")
+_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 def make_app(settings: ExplorerSettings, channels: Channels, titles: Titles) -> Starlette:
     """Make the application; whoever calls closes the channels after it."""
     page = _Page(settings, channels, HealthWatch(settings, channels), environment(titles))
     middleware = [Middleware(SecurityHeaders)]
-    if settings.host in _LOOPBACK:
-        # Else any web site could read the page through a name of its own for 127.0.0.1.
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(_LOOPBACK)))
+    if _is_loopback(settings.host):
+        # Else any web site could read the page through a name of its own for that address.
+        names = [*_LOCAL_NAMES, settings.host, f"[{settings.host}]"]
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
     routes = [
         Route("/", page.main),
         Route("/health", page.health),
         Mount("/static", StaticFiles(directory=_STATIC)),
     ]
     return Starlette(routes=routes, middleware=middleware)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)

@@ -220,11 +220,25 @@ async def test_headers_keep_the_page_to_itself(client):
         assert headers["x-content-type-options"] == "nosniff"
 
 
-async def test_another_site_cannot_reach_it_under_a_name_of_its_own(client, parts):
-    evil = {"host": "evil.example"}
-    assert (await client.get("/", headers=evil)).status_code == 400
-    async with browsing(parts.settings(host="0.0.0.0")) as opened:
-        assert (await opened.get("/", headers=evil)).status_code == 200
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("127.0.0.1", "127.0.0.1:8080"),
+        ("127.0.0.2", "127.0.0.2:8080"),
+        ("::1", "[::1]:8080"),
+        ("localhost", "localhost:8080"),
+        ("127.0.0.2", "127.0.0.1:8080"),  # of a port that is forwarded
+    ],
+)
+async def test_another_site_cannot_reach_it_under_a_name_of_its_own(parts, host, name):
+    async with browsing(parts.settings(host=host)) as client:
+        assert (await client.get("/", headers={"host": "evil.example"})).status_code == 400
+        assert (await client.get("/", headers={"host": name})).status_code == 200
+
+
+async def test_beyond_this_machine_it_answers_to_any_name(parts):
+    async with browsing(parts.settings(host="0.0.0.0")) as client:
+        assert (await client.get("/", headers={"host": "explorer.example"})).status_code == 200
 
 
 async def test_pages_hold_nothing_from_elsewhere(client):
