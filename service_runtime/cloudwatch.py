@@ -1,4 +1,4 @@
-"""Calls in flight for CloudWatch, by which ECS scales: a line in the log, which takes no right."""
+"""A server's load for CloudWatch, by which ECS scales: a line in the log, which takes no right."""
 
 import asyncio
 import json
@@ -6,37 +6,44 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-__all__ = ["METRIC", "NAMESPACE", "tell_calls_in_flight"]
+__all__ = ["IN_FLIGHT", "NAMESPACE", "SHED", "tell_load"]
 
 NAMESPACE: Final = "Recsys"
-METRIC: Final = "CallsInFlight"
+IN_FLIGHT: Final = "CallsInFlight"
+SHED: Final = "CallsShed"
 
 
-async def tell_calls_in_flight(
-    dimensions: Mapping[str, str], busy_seconds: Callable[[], float], every_seconds: float
+async def tell_load(
+    dimensions: Mapping[str, str],
+    busy_seconds: Callable[[], float],
+    calls_shed: Callable[[], float],
+    every_seconds: float,
 ) -> None:
-    """Print how many calls were in flight in the mean of each interval, for ever.
+    """Print how many calls were in flight in the mean of each interval, and how many were refused
+    in it, for ever.
 
-    By Little's law that is the seconds which calls took, by second. `busy_seconds` answers the
-    sum of these since the start. On standard output, in CloudWatch's embedded metric format:
-    the log driver brings it to CloudWatch Logs, and that makes a metric of it.
+    By Little's law calls in flight are the seconds which calls took, by second. `busy_seconds`
+    and `calls_shed` answer the sums since the start. On standard output, in CloudWatch's embedded
+    metric format: the log driver brings it to CloudWatch Logs, and that makes metrics of it.
     """
-    before, told_at = busy_seconds(), time.monotonic()
+    busy_before, shed_before, told_at = busy_seconds(), calls_shed(), time.monotonic()
     while True:
         await asyncio.sleep(every_seconds)
-        busy, now = busy_seconds(), time.monotonic()
-        print(_line(dimensions, (busy - before) / (now - told_at)), flush=True)
-        before, told_at = busy, now
+        busy, shed, now = busy_seconds(), calls_shed(), time.monotonic()
+        in_flight = (busy - busy_before) / (now - told_at)
+        figures = {IN_FLIGHT: round(in_flight, 4), SHED: round(shed - shed_before)}
+        print(_line(dimensions, figures), flush=True)
+        busy_before, shed_before, told_at = busy, shed, now
 
 
-def _line(dimensions: Mapping[str, str], in_flight: float) -> str:
+def _line(dimensions: Mapping[str, str], figures: Mapping[str, float]) -> str:
     """Answer one JSON object, whose form is CloudWatch's:
     https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
     """
     directive = {
         "Namespace": NAMESPACE,
         "Dimensions": [list(dimensions)],
-        "Metrics": [{"Name": METRIC, "Unit": "Count"}],
+        "Metrics": [{"Name": name, "Unit": "Count"} for name in figures],
     }
     metadata = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [directive]}
-    return json.dumps({"_aws": metadata, **dimensions, METRIC: round(in_flight, 4)})
+    return json.dumps({"_aws": metadata, **dimensions, **figures})

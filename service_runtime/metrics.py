@@ -113,6 +113,15 @@ class CallMetrics:
             and f"/{sample.labels['service']}/{sample.labels['method']}" not in but
         )
 
+    def calls_shed(self) -> float:
+        """Answer how many calls were refused so far."""
+        return sum(
+            sample.value
+            for metric in self._shed.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
+
     def _follow(self, gauge: Gauge, value: Callable[[], float]) -> None:
         if self._shared:
             self._looked_up.append((gauge, value))

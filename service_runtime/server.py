@@ -19,7 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import CollectorRegistry
 
 from service_runtime.background import BackgroundTasks
-from service_runtime.cloudwatch import tell_calls_in_flight
+from service_runtime.cloudwatch import tell_load
 from service_runtime.errors import StartupError
 from service_runtime.interceptor import CallInterceptor
 from service_runtime.metrics import CallMetrics, metrics_endpoint
@@ -200,12 +200,13 @@ async def _tell_cloudwatch(
     settings: ServerSettings, metrics: CallMetrics, status_methods: frozenset[str]
 ) -> None:
     # Status calls grow with the number of recommenders, and not with the work.
-    await tell_calls_in_flight(
+    await tell_load(
         {
             "Service": settings.service_name,
             **({"Stack": settings.cloudwatch_stack} if settings.cloudwatch_stack else {}),
         },
         lambda: metrics.busy_seconds(status_methods),
+        metrics.calls_shed,
         settings.cloudwatch_metrics_seconds,
     )
 

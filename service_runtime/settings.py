@@ -73,10 +73,10 @@ class ServerSettings(BaseSettings):
     )
     cloudwatch_metrics_seconds: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=0.0,
-        description="Calls in flight go to standard output for CloudWatch this often; 0: never.",
+        description="Calls in flight and refused are printed for CloudWatch this often; 0: never.",
     )
     cloudwatch_stack: str = Field(
-        default="", description="Stack of this server, a dimension of that figure; default: none."
+        default="", description="Stack of this server, a dimension of those figures; default: none."
     )
     max_connection_age_seconds: Seconds = Field(
         default=300.0, description="Connections are renewed this often, so that load spreads anew."

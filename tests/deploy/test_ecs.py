@@ -114,7 +114,7 @@ def test_each_service_scales_by_cpu_and_ours_by_calls_in_flight_too(name, monkey
         assert 0 < told.cloudwatch_metrics_seconds <= 60
         assert found["calls-in-flight"]["CustomizedMetricSpecification"] == {
             "Namespace": cloudwatch.NAMESPACE,
-            "MetricName": cloudwatch.METRIC,
+            "MetricName": cloudwatch.IN_FLIGHT,
             "Dimensions": [
                 {"Name": "Service", "Value": told.service_name},
                 {"Name": "Stack", "Value": told.cloudwatch_stack},

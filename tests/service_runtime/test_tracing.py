@@ -1,6 +1,5 @@
 """Which calls are traced, and what their spans say; asked over the wire, told to a collector."""
 
-import json
 import logging
 import sys
 
@@ -152,37 +151,3 @@ async def test_log_lines_name_the_request_and_the_trace(caplog):
     lines = [record for record in caplog.records if record.name == "service_runtime.interceptor"]
     assert len(lines) == 2
     assert {(line.request_id, line.trace_id) for line in lines} == {("r-17", trace_id)}
-
-
-async def test_calls_in_flight_are_told_for_cloudwatch_without_status_calls(capfd):
-    servicer = Servicer()
-    path = f"/{SERVICE}/GetHistory"
-    for status_methods, busy in ((frozenset(), True), (frozenset({path}), False)):
-        async with (
-            serving(
-                servicer,
-                status_methods=status_methods,
-                cloudwatch_metrics_seconds=0.05,
-                cloudwatch_stack="" if busy else "blue",
-            ) as running,
-            calling(running) as (stub, _),
-        ):
-            told: list[dict] = []
-            while len(told) < 3:
-                await stub.GetHistory(pb2.GetHistoryRequest(user_id="u"))
-                told += [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-        directive = told[0]["_aws"]["CloudWatchMetrics"]
-        assert directive == [
-            {
-                "Namespace": "Recsys",
-                "Dimensions": [["Service"] if busy else ["Service", "Stack"]],
-                "Metrics": [{"Name": "CallsInFlight", "Unit": "Count"}],
-            }
-        ]
-        assert told[0]["Service"] == "test-server"
-        assert told[0].get("Stack") == (None if busy else "blue")
-        assert told[0]["_aws"]["Timestamp"] > 1_700_000_000_000
-        # One caller that waits for each answer has less than one call in flight.
-        assert all(
-            0 < line["CallsInFlight"] < 1 if busy else line["CallsInFlight"] == 0 for line in told
-        )
