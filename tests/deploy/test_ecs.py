@@ -24,6 +24,8 @@ from service_runtime import cloudwatch
 from service_runtime.errors import BackendUnavailableError
 from service_runtime.interceptor import CallInterceptor
 from service_runtime.metrics import CallMetrics
+DNS_ADDRESSES = 8
+"""Of a name with routing policy MULTIVALUE, Route 53 answers with so many at the most."""
 from service_runtime.settings import ServerSettings, load_settings
 from tests.support.cloudformation import ECS, ENVIRONMENTS, every, platform, serving
 
@@ -145,8 +147,7 @@ def test_a_deployment_leaves_the_number_of_tasks_to_the_scaling(name):
 
 
 @each_service
-@pytest.mark.parametrize("where", ENVIRONMENTS)
-def test_dns_tells_all_addresses_of_a_backend(name, where):
+def test_services_have_a_name_with_an_address_for_each_task(name):
     discovery = stack.one(f"{name}Name")
     assert discovery["Name"] == service(name)["ServiceName"]
     assert discovery["DnsConfig"]["RoutingPolicy"] == "MULTIVALUE"
@@ -154,9 +155,17 @@ def test_dns_tells_all_addresses_of_a_backend(name, where):
     assert record["Type"] == "A"
     assert record["TTL"] <= 5
     assert service(name)["ServiceRegistries"] == [{"RegistryArn": f"{name}Name.Arn"}]
-    if name != "Recommender":  # callers reach those by the load balancer
-        assert serving(where).one(f"{name}Scaling")["MaxCapacity"] <= 8
-        assert stack.template["Parameters"][f"{name}Max"]["MaxValue"] == 8
+
+
+@pytest.mark.parametrize("name", ["ModelServer", "FaissServer"])
+def test_dns_tells_all_addresses_of_a_backend_in_a_deployment_too(name):
+    # Callers reach recommenders by the load balancer.
+    parameters = stack.template["Parameters"]
+    least, most = parameters[f"{name}Min"]["MinValue"], parameters[f"{name}Max"]["MaxValue"]
+    percent = service(name)["DeploymentConfiguration"]["MaximumPercent"]
+    assert most * percent // 100 <= DNS_ADDRESSES < (most + 1) * percent // 100
+    assert least * percent // 100 > least  # there is room for the first new task
+    assert parameters[f"{name}Min"]["MaxValue"] == most
 
 
 # Starting, draining, health

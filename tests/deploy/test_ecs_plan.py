@@ -14,7 +14,7 @@ SERVICES = {
     "model server": "ModelServer",
     "faiss server": "FaissServer",
 }
-LARGEST = {"Recommender": 100, "ModelServer": 8, "FaissServer": 8}
+LARGEST = {"Recommender": 100, "ModelServer": 5, "FaissServer": 5}
 DOCUMENT = Path("docs/operations.md").read_text()
 
 MEASURED_ANSWERS, MEASURED_CORES = 98, 2
