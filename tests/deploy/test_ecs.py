@@ -189,6 +189,19 @@ def test_settings_are_known_to_the_servers(name, monkeypatch):
     }
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_servers_are_told_of_all_that_they_are_told_of_by_compose(name):
+    compose = yaml.safe_load(Path("docker-compose.yml").read_text())["services"]
+    others = {
+        variable
+        for variable in compose[service(name)["ServiceName"]]["environment"]
+        if variable.endswith(("_URL", "_STORE", "_SERVERS"))
+    }
+    assert others
+    secrets = {secret["Name"] for secret in server(name).get("Secrets", [])}
+    assert others <= environment(server(name)).keys() | secrets
+
+
 def test_recommenders_ask_the_names_that_there_are(monkeypatch):
     read = settings("Recommender", monkeypatch)
     space = stack.one("Names")["Name"]
@@ -366,11 +379,11 @@ def test_no_secret_is_in_plain_environment(name, container):
         assert not re.search(r"PASSWORD|SECRET|TOKEN|REDIS_URL|ACCESS_KEY", variable)
         assert not re.search(r"://[^/]*:[^/]*@|resolve:", value)
     secrets = container.get("Secrets", [])
-    assert secrets == (
-        [{"Name": "RECOMMENDER_REDIS_URL", "ValueFrom": "RedisUrl"}]
-        if (name, container["Name"]) == ("Recommender", "recommender")
-        else []
-    )
+    wanted = {
+        "recommender": [{"Name": "RECOMMENDER_REDIS_URL", "ValueFrom": "RedisUrl"}],
+        "faiss-server": [{"Name": "FAISS_SERVER_REDIS_URL", "ValueFrom": "FaissServerRedisUrl"}],
+    }
+    assert secrets == wanted.get(container["Name"], [])
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -1,10 +1,7 @@
 """Who may do what on ECS: no more than is named, and enough; tried where it can be."""
 
 import fnmatch
-import http.server
 import re
-import subprocess
-import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +52,9 @@ def test_only_named_callers_are_let_in():
         ("WorkflowSecurityGroup", "RecommenderSecurityGroup", 50051),
         ("RecommenderSecurityGroup", "ModelServerSecurityGroup", 8500),
         ("RecommenderSecurityGroup", "FaissServerSecurityGroup", 50052),
+        ("WorkflowSecurityGroup", "FaissServerSecurityGroup", 50052),
         ("RecommenderSecurityGroup", "RedisSecurityGroup", 6379),
+        ("FaissServerSecurityGroup", "RedisSecurityGroup", 6379),
         ("TaskSecurityGroup", "EndpointSecurityGroup", 443),
         ("MonitoringSecurityGroup", "RecommenderSecurityGroup", 9101),
         ("MonitoringSecurityGroup", "FaissServerSecurityGroup", 9102),
@@ -90,7 +89,7 @@ def test_servers_get_out_to_what_they_call_only():
             ("RedisSecurityGroup", 6379),
         },
         "ModelServer": {(NOBODY, None)},
-        "FaissServer": {(NOBODY, None)},
+        "FaissServer": {("RedisSecurityGroup", 6379)},
     }
 
 
@@ -245,6 +244,9 @@ def test_the_store_is_closed_encrypted_and_cleaned_up():
 
 # Redis
 
+USERS = {"RedisUser": "recommender", "FaissServerRedisUser": "faiss-server"}
+each_user = pytest.mark.parametrize(("user", "name"), USERS.items())
+
 
 def test_redis_is_encrypted_and_outlives_a_zone():
     group = below.one("Redis")
@@ -253,22 +255,30 @@ def test_redis_is_encrypted_and_outlives_a_zone():
     assert group["MultiAZEnabled"] is group["AutomaticFailoverEnabled"] is True
     assert group["NumCacheClusters"] >= 2
     assert below.one("RedisParameters")["Properties"] == {"maxmemory-policy": "noeviction"}
-    assert below.one("RedisUsers")["UserIds"] == ["RedisUser"]
+    assert below.one("RedisUsers")["UserIds"] == list(USERS)
     assert group["UserGroupIds"] == ["RedisUsers"]
 
 
-def test_the_url_is_by_tls_with_the_users_password():
-    url, user = below.one("RedisUrl")["SecretString"], below.one("RedisUser")
-    password = "{{resolve:secretsmanager:RedisPassword:SecretString:password}}"
+@each_user
+def test_the_url_is_by_tls_with_the_users_password(user, name):
+    told, prefix = below.one(user), user.removesuffix("User")
+    password = f"{{{{resolve:secretsmanager:{prefix}Password:SecretString:password}}}}"
     address = "Redis.PrimaryEndPoint.Address:Redis.PrimaryEndPoint.Port"
-    assert url == f"rediss://{user['UserName']}:{password}@{address}/0"
-    assert user["AuthenticationMode"] == {"Type": "password", "Passwords": [password]}
+    url = below.one(f"{prefix}Url")["SecretString"]
+    assert url == f"rediss://{name}:{password}@{address}/0"
+    assert told["UserName"] == name
+    assert told["AuthenticationMode"] == {"Type": "password", "Passwords": [password]}
     # What stands in a URL unescaped.
-    assert below.one("RedisPassword")["GenerateSecretString"]["ExcludePunctuation"] is True
+    assert below.one(f"{prefix}Password")["GenerateSecretString"]["ExcludePunctuation"] is True
     client = connect_redis(url.replace(password, "aB9").replace(address, "example.com:6379"))
     options = client.connection_pool.connection_kwargs
-    assert (options["username"], options["password"]) == ("recommender", "aB9")
+    assert (options["username"], options["password"]) == (name, "aB9")
     assert client.connection_pool.connection_class.__name__ == "SSLConnection"
+
+
+def test_the_document_says_how_long_a_name_may_be():
+    longest = max(len(below.one(user)["UserId"]) - len(below.name) for user in USERS)
+    assert f"{40 - longest} letters at the most" in Path("docs/ecs.md").read_text()
 
 
 @pytest.fixture
@@ -288,9 +298,9 @@ async def client(user_of_redis: str) -> AsyncIterator[Any]:
     await client.aclose()
 
 
-def test_the_user_is_that_of_other_deployments():
-    rules = set(below.one("RedisUser")["AccessString"].split())
-    assert rules == set(rules_of("recommender")) - {"resetkeys"}
+@each_user
+def test_the_users_are_those_of_other_deployments(user, name):
+    assert set(below.one(user)["AccessString"].split()) == set(rules_of(name)) - {"resetkeys"}
 
 
 async def test_the_user_may_do_what_histories_need(client):
@@ -308,51 +318,3 @@ async def test_the_user_may_do_what_histories_need(client):
 async def test_the_user_may_do_no_more(command, client):
     with pytest.raises(redis.exceptions.NoPermissionError):
         await client.execute_command(*command.split())
-
-
-# The model server's health
-
-
-ANSWERS = {
-    b'{"model_version_status": [{"version": "7", "state": "AVAILABLE"}]}': 0,
-    b'{"model_version_status": [{"version": "7", "state": "LOADING"}]}': 1,
-    b'{"error": "Could not find any versions of model user_tower"}': 1,
-}
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_the_model_server_is_healthy_with_a_model(answer):
-    asked = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        done = health_of_the_model_server(server.server_port)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert done.returncode == ANSWERS[answer], done.stderr
-    assert asked == ["/v1/models/user_tower"]
-    assert health_of_the_model_server(server.server_port).returncode == 1
-
-
-def health_of_the_model_server(port: int) -> subprocess.CompletedProcess[str]:
-    containers = stack.one("ModelServerTask")["ContainerDefinitions"]
-    (check,) = (each["HealthCheck"] for each in containers if each["Name"] == "model-server")
-    mode, *command, script = check["Command"]
-    assert mode == "CMD"
-    moved = script.replace("/127.0.0.1/8501", f"/127.0.0.1/{port}")
-    assert moved != script
-    return subprocess.run([*command, moved], capture_output=True, text=True, check=False, timeout=5)
