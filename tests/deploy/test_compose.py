@@ -1,5 +1,6 @@
 """The compose files, as far as no engine is needed."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,3 +69,16 @@ def test_nothing_is_published_beyond_this_machine():
         for name, service in services(path).items():
             for port in service.get("ports", []):
                 assert port.startswith("127.0.0.1:"), (path, name)
+
+
+def test_the_collector_s_pipeline_has_the_parts_it_names():
+    told = yaml.safe_load(Path("deploy/otel/collector.yml").read_text())
+    pipeline = told["service"]["pipelines"]["traces"]
+    assert pipeline["processors"][0] == "memory_limiter"
+    for kind in ("receivers", "processors"):
+        assert set(pipeline[kind]) == set(told[kind])
+    service = services(Path("deploy/compose/tracing.yml"))["otel-collector"]
+    wanted = set(re.findall(r"\$\{env:(\w+)\}", Path("deploy/otel/collector.yml").read_text()))
+    assert wanted == set(service["environment"])
+    assert service["environment"]["TRACES_EXPORTER"] == "${TRACES_EXPORTER:-debug}"
+    assert {"debug", "otlp"} == set(told["exporters"])

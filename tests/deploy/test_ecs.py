@@ -1,35 +1,22 @@
-"""The servers on ECS: they scale, drain, are watched, and are told nothing they do not know."""
+"""The servers on ECS: they scale, drain, and are told nothing they do not know."""
 
-import fnmatch
 import inspect
 import re
 import shlex
-import subprocess
-import sys
 import typing
 from pathlib import Path
 
-import grpc
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
-from recsys.recommender.v1 import recommender_service_pb2_grpc as stubs
-from recsys.recommender.v1.recommender_service_pb2 import GetHistoryRequest
 
 from faiss_server.config import FaissServerSettings
 from pipeline.rollout_command import rollout_command
 from recommender.addresses import parse_targets
 from recommender.config import RecommenderSettings
 from service_runtime import cloudwatch
-from service_runtime.errors import BackendUnavailableError
-from service_runtime.interceptor import CallInterceptor
-from service_runtime.metrics import CallMetrics
-DNS_ADDRESSES = 8
-"""Of a name with routing policy MULTIVALUE, Route 53 answers with so many at the most."""
 from service_runtime.settings import ServerSettings, load_settings
-from tests.support.cloudformation import ECS, ENVIRONMENTS, every, platform, serving
+from tests.support.cloudformation import ENVIRONMENTS, SERVICES, platform, serving
 
-SERVICES = ("ModelServer", "FaissServer", "Recommender")
 OURS: dict[str, type[ServerSettings]] = {
     "Recommender": RecommenderSettings,
     "FaissServer": FaissServerSettings,
@@ -37,6 +24,8 @@ OURS: dict[str, type[ServerSettings]] = {
 """Services whose server is ours, with its settings."""
 SPARE_SECONDS = 10
 """From the end of the drain until a process must be gone."""
+DNS_ADDRESSES = 8
+"""Of a name with routing policy MULTIVALUE, Route 53 answers with so many at the most."""
 
 stack = serving()
 
@@ -74,24 +63,7 @@ def test_these_are_all_services():
     assert len(stack.of_type("AWS::ECS::TaskDefinition")) == len(SERVICES)
 
 
-def test_lint_has_no_word_against_the_templates():
-    files = sorted(map(str, ECS.glob("*.yml")))
-    assert len(files) == 2
-    command = [str(Path(sys.executable).with_name("cfn-lint")), *files]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
 # Scaling
-
-
-def policies(name: str) -> dict[str, dict]:
-    """Target tracking of a service, by the name of the policy."""
-    return {
-        policy["PolicyName"]: policy["TargetTrackingScalingPolicyConfiguration"]
-        for policy in stack.of_type("AWS::ApplicationAutoScaling::ScalingPolicy").values()
-        if policy["ScalingTargetId"] == f"{name}Scaling"
-    }
 
 
 @each_service
@@ -106,7 +78,7 @@ def test_each_service_scales_from_two_tasks_on(name, where):
 
 @each_service
 def test_each_service_scales_by_cpu_and_ours_by_calls_in_flight_too(name, monkeypatch):
-    found = policies(name)
+    found = stack.scaling(name)
     assert found["cpu"]["PredefinedMetricSpecification"] == {
         "PredefinedMetricType": "ECSServiceAverageCPUUtilization"
     }
@@ -126,9 +98,14 @@ def test_each_service_scales_by_cpu_and_ours_by_calls_in_flight_too(name, monkey
     assert set(found) == ({"cpu", "calls-in-flight"} if name in OURS else {"cpu"})
 
 
+def test_policies_track_targets():
+    found = stack.of_type("AWS::ApplicationAutoScaling::ScalingPolicy").values()
+    assert {policy["PolicyType"] for policy in found} == {"TargetTrackingScaling"}
+
+
 @each_service
 def test_tasks_come_quickly_and_go_slowly(name):
-    for policy in policies(name).values():
+    for policy in stack.scaling(name).values():
         assert policy["ScaleOutCooldown"] < grace_seconds(name)
         assert policy["ScaleInCooldown"] >= 600
         assert policy["DisableScaleIn"] is False
@@ -396,106 +373,6 @@ def test_tasks_are_in_private_subnets_of_two_zones(name):
     assert len(zones) == 2
     kinds = {resource["Type"] for resource in below.template["Resources"].values()}
     assert not kinds & {"AWS::EC2::InternetGateway", "AWS::EC2::NatGateway"}
-
-
-# Alarms
-
-
-def alarms() -> dict[str, dict]:
-    return {
-        **stack.of_type("AWS::CloudWatch::Alarm"),
-        **platform().of_type("AWS::CloudWatch::Alarm"),
-    }
-
-
-@pytest.mark.parametrize("alarm", alarms())
-def test_each_alarm_notifies_the_topic_and_says_what_it_means(alarm):
-    assert alarms()[alarm]["AlarmActions"] == ["Alarms"]
-    assert alarms()[alarm]["OKActions"] == ["Alarms"]
-    assert len(alarms()[alarm]["AlarmDescription"]) > 30
-
-
-def metrics_of(alarm: str) -> set[str]:
-    found = every(alarms()[alarm])
-    return {each["MetricName"] for each in found if isinstance(each, dict) and "MetricName" in each}
-
-
-@each_service
-def test_each_service_is_watched(name):
-    assert metrics_of(f"{name}TasksMissing") == {"DesiredTaskCount", "RunningTaskCount"}
-    assert metrics_of(f"{name}AtItsMaximum") == {"RunningTaskCount", "CPUUtilization"}
-    short, *_ = alarms()[f"{name}AtItsMaximum"]["Metrics"]
-    most, cpu = stack.one(f"{name}Scaling")["MaxCapacity"], policies(name)["cpu"]["TargetValue"]
-    assert short["Expression"] == f"IF(running >= {most} AND cpu > {cpu}, 1, 0)"
-    if name in OURS:
-        unknown = alarms()[f"{name}LoadUnknown"]
-        by = policies(name)["calls-in-flight"]["CustomizedMetricSpecification"]
-        assert {k: unknown[k] for k in ("Namespace", "MetricName", "Dimensions")} == {
-            k: by[k] for k in ("Namespace", "MetricName", "Dimensions")
-        }
-        assert unknown["TreatMissingData"] == "breaching"
-
-
-def test_slow_and_failing_calls_are_watched():
-    slow = alarms()["CallsSlow"]
-    assert slow["MetricName"] == "TargetResponseTime"
-    assert (slow["ExtendedStatistic"], slow["Threshold"]) == ("p99", 0.010)
-    assert metrics_of("LoadBalancerFails") == {"HTTPCode_ELB_5XX_Count"}
-    assert metrics_of("RecommendersUnhealthy") == {"UnHealthyHostCount"}
-    (transformation,) = stack.one("FailedCallsInLog")["MetricTransformations"]
-    assert metrics_of("CallsFail") == {transformation["MetricName"], "RequestCount"}
-
-
-async def test_the_log_says_which_calls_failed_as_the_filter_reads_it(caplog):
-    pattern = stack.one("FailedCallsInLog")["FilterPattern"]
-    wanted = re.findall(r'\$\.message = "([^"]+)"', pattern)
-    codes = {each.strip("* ") for each in wanted}
-    assert codes == {"INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
-    said = await refused_call(caplog)
-    assert [each for each in wanted if fnmatch.fnmatchcase(said, each)] == ["* UNAVAILABLE *"]
-
-
-async def refused_call(caplog: pytest.LogCaptureFixture) -> str:
-    """Let a call fail in a server of ours; answer what its log says of it."""
-    caplog.set_level("INFO", logger="service_runtime.interceptor")
-
-    class Refuses(stubs.RecommenderServiceServicer):
-        async def GetHistory(self, request: typing.Any, context: typing.Any) -> typing.Any:  # noqa: N802
-            raise BackendUnavailableError("told to")
-
-    interceptor = CallInterceptor(
-        CallMetrics(CollectorRegistry()), max_concurrent_calls=1, slow_call_seconds=9
-    )
-    server = grpc.aio.server(interceptors=[interceptor])
-    stubs.add_RecommenderServiceServicer_to_server(Refuses(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            with pytest.raises(grpc.aio.AioRpcError):
-                await stubs.RecommenderServiceStub(channel).GetHistory(GetHistoryRequest())
-    finally:
-        await server.stop(0)
-    return caplog.messages[-1]
-
-
-def test_redis_is_watched():
-    assert metrics_of("RedisMemoryHigh") == {"DatabaseMemoryUsagePercentage"}
-    assert metrics_of("RedisEvicts") == {"Evictions"}
-
-
-def test_failed_deployments_are_told():
-    rule = stack.one("DeploymentFailures")
-    assert "SERVICE_DEPLOYMENT_FAILED" in rule["EventPattern"]["detail"]["eventName"]
-    ((prefix,),) = (each.values() for each in rule["EventPattern"]["resources"])
-    cluster = stack.one("Cluster")["ClusterName"]
-    assert prefix == f"arn:aws:ecs:eu-central-1:123456789012:service/{cluster}/"
-    assert [target["Arn"] for target in rule["Targets"]] == ["Alarms"]
-    (statement,) = platform().one("AlarmsPolicy")["PolicyDocument"]["Statement"]
-    assert set(statement["Principal"]["Service"]) == {
-        "cloudwatch.amazonaws.com",
-        "events.amazonaws.com",
-    }
 
 
 # `pipeline rollout`

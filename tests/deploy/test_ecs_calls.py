@@ -9,12 +9,11 @@ import pytest
 from botocore.exceptions import ParamValidationError  # type: ignore[import-untyped]
 from botocore.validate import validate_parameters  # type: ignore[import-untyped]
 
-from tests.support.cloudformation import serving
+from tests.support.cloudformation import SERVICES, serving
 from tests.support.object_stores import ScriptedS3, s3_server
 
 IN_THE_NETWORK = ("NetworkConfiguration", "LoadBalancers", "ServiceRegistries")
 """Moto wants to know the subnets; the form of these is looked at by itself."""
-SERVICES = ("ModelServer", "FaissServer", "Recommender")
 stack = serving()
 
 
@@ -79,34 +78,14 @@ def test_the_scaling_takes_targets_and_policies(name, moto, cluster):
     assert registered["MinCapacity"] == target["MinCapacity"]
     assert registered["MaxCapacity"] == target["MaxCapacity"]
     of = {key: target[key] for key in ("ServiceNamespace", "ResourceId", "ScalableDimension")}
-    wanted = {}
-    for policy in stack.of_type("AWS::ApplicationAutoScaling::ScalingPolicy").values():
-        if policy["ScalingTargetId"] == f"{name}Scaling":
-            wanted[policy["PolicyName"]] = policy["TargetTrackingScalingPolicyConfiguration"]
-            scaling.put_scaling_policy(**of, **without(policy, "ScalingTargetId"))
+    for policy, tracking in stack.scaling(name).items():
+        told = {"PolicyName": policy, "TargetTrackingScalingPolicyConfiguration": tracking}
+        scaling.put_scaling_policy(**of, **told, PolicyType="TargetTrackingScaling")
     made = scaling.describe_scaling_policies(**without(of, "ScalableDimension"))["ScalingPolicies"]
     tracked = {
         each["PolicyName"]: each["TargetTrackingScalingPolicyConfiguration"] for each in made
     }
-    assert tracked == wanted
-
-
-@pytest.mark.parametrize("name", SERVICES)
-def test_a_deployment_without_a_count_keeps_what_the_scaling_set(name, cluster):
-    service = as_argument(stack.one(name))
-    which = {"cluster": service["cluster"], "service": service["serviceName"]}
-    most = stack.one(f"{name}Scaling")["MaxCapacity"]
-    cluster.update_service(**which, desiredCount=most)  # as the scaling does
-    again = cluster.describe_task_definition(
-        taskDefinition=described(cluster, name)["taskDefinition"]
-    )
-    cluster.update_service(
-        **which,
-        taskDefinition=again["taskDefinition"]["taskDefinitionArn"],
-        deploymentConfiguration=service["deploymentConfiguration"],
-        **({"desiredCount": service["desiredCount"]} if "desiredCount" in service else {}),
-    )
-    assert described(cluster, name)["desiredCount"] == most
+    assert tracked == stack.scaling(name)
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -48,11 +48,7 @@ def plan() -> dict[str, tuple[int, int, float | None, float]]:
 
 
 def targets(name: str) -> dict[str, float]:
-    return {
-        policy["PolicyName"]: policy["TargetTrackingScalingPolicyConfiguration"]["TargetValue"]
-        for policy in stack.of_type("AWS::ApplicationAutoScaling::ScalingPolicy").values()
-        if policy["ScalingTargetId"] == f"{name}Scaling"
-    }
+    return {policy: tracked["TargetValue"] for policy, tracked in stack.scaling(name).items()}
 
 
 def limit(name: str) -> float:

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from cfnlint.decode import decode
 
-__all__ = ["ECS", "ENVIRONMENTS", "Stack", "every", "platform", "serving"]
+__all__ = ["ECS", "ENVIRONMENTS", "SERVICES", "Stack", "every", "platform", "serving"]
 
 ECS: Final = Path("deploy/ecs")
 ENVIRONMENTS: Final = ("staging", "production")
+SERVICES: Final = ("ModelServer", "FaissServer", "Recommender")
 _PSEUDO: Final = {
     "AWS::AccountId": "123456789012",
     "AWS::Partition": "aws",
@@ -43,6 +44,14 @@ class Stack:
     def one(self, name: str) -> Any:
         """Answer the properties of one resource, resolved."""
         return self.resolved(self.template["Resources"][name]["Properties"])
+
+    def scaling(self, service: str) -> dict[str, Any]:
+        """Answer the target tracking of a service, by the name of the policy."""
+        return {
+            policy["PolicyName"]: policy["TargetTrackingScalingPolicyConfiguration"]
+            for policy in self.of_type("AWS::ApplicationAutoScaling::ScalingPolicy").values()
+            if policy["ScalingTargetId"] == f"{service}Scaling"
+        }
 
     def outputs(self) -> dict[str, str]:
         """Answer the outputs."""
