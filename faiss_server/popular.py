@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ class PopularList:
 def popular_lists(
     region_ids: NDArray[np.int64],
     article_ids: NDArray[np.int64],
-    views: NDArray[np.int64],
+    views: NDArray[np.int64] | NDArray[np.float64],
     attributes_of: AttributesOf,
 ) -> PopularLists:
     """Split the parallel arrays of `popular.npz` into lists.
@@ -49,6 +49,8 @@ def popular_lists(
     """
     if not region_ids.size or region_ids[0] != _OVERALL:
         raise ValueError("the overall list, region -1, does not come first")
+    if not np.isfinite(views).all():
+        raise ValueError("a number of views is not finite")
     if region_ids.min() < _OVERALL or article_ids.min() < 0 or views.min() < 0:
         raise ValueError("a region id, article id or number of views is negative")
     lists: dict[int | None, PopularList] = {}
@@ -69,7 +71,7 @@ def _runs(values: NDArray[np.int64]) -> Iterator[slice]:
     return (slice(*border) for border in pairwise(borders))
 
 
-def _check_list(region: int, article_ids: NDArray[np.int64], views: NDArray[np.int64]) -> None:
+def _check_list(region: int, article_ids: NDArray[np.int64], views: NDArray[Any]) -> None:
     if np.unique(article_ids).size != article_ids.size:
         raise ValueError(f"region {region} lists an article twice")
     if (views[1:] > views[:-1]).any():

@@ -1,11 +1,11 @@
 """Reading `popular.npz` and `attributes.npz`, whose layout is in `releases.layout`."""
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,18 +57,20 @@ def read_attribute_table(path: Path) -> AttributeTable:
 def read_popular_lists(path: Path, attributes: AttributeTable) -> PopularLists:
     """Read and check a file of popular articles; raises ReleaseRefusedError."""
     with _refusing(path):
-        arrays = _read_columns(path)
+        arrays = _read_columns(path, fractions=("views",))
         if arrays.keys() != {"region_ids", "article_ids", "views"}:
             raise ValueError(f"holds {sorted(arrays)}, not article_ids, region_ids, views")
         return popular_lists(**arrays, attributes_of=attributes.of)
 
 
-def _read_columns(path: Path) -> dict[str, NDArray[np.int64]]:
+def _read_columns(path: Path, fractions: Collection[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read int64[n] arrays; those named `fractions` may be float64."""
     # Pickles run code when they are read. NumPy leaves a file open that is no archive.
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     for name, array in arrays.items():
-        if array.dtype != np.int64 or array.ndim != 1:
+        is_fraction = name in fractions and array.dtype == np.float64
+        if (array.dtype != np.int64 and not is_fraction) or array.ndim != 1:
             raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, not int64[n]")
     if len({array.size for array in arrays.values()}) > 1:
         raise ValueError("the columns differ in length")

@@ -74,6 +74,12 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     max_user_views: Annotated[
         int, typer.Option(help="Newest views of a user that count")
     ] = CollectOptions.max_user_views,
+    popular_half_life_days: Annotated[
+        float | None,
+        typer.Option(
+            help="A view counts half after it, in popular lists; default: a 16th of the log"
+        ),
+    ] = None,
     event_name: Annotated[
         str, typer.Option(help="Of a view in Firebase's log")
     ] = CollectOptions.event_name,
@@ -168,6 +174,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
                     bigquery=None if bigquery is None else _bigquery(bigquery),
                     look_back_days=look_back_days,
                     max_user_views=max_user_views,
+                    popular_half_life_days=popular_half_life_days,
                     event_name=event_name,
                 ),
                 preprocess=PreprocessOptions(

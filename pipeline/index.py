@@ -1,5 +1,6 @@
 """The seventh step: what the faiss server loads: index, popular articles and attributes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -85,8 +86,11 @@ def index_articles(  # noqa: PLR0913 - those after the star have defaults
         memory_bytes=memory_bytes,
     )
     write_index(built, folder / INDEX_FILE)
-    write_popular(collected.article_views, articles.ids, folder / POPULAR_FILE)
-    _write_attributes(articles, collected.items, folder / ATTRIBUTES_FILE)
+    article_ids = np.sort(articles.ids)
+    items = collected.items
+    attributes = {} if items is None else read_attributes(items, article_ids)
+    write_popular(collected.article_views, article_ids, attributes, folder / POPULAR_FILE)
+    _write_attributes(article_ids, attributes, folder / ATTRIBUTES_FILE)
     return IndexedArticles(directory, exported.release, built.info)
 
 
@@ -120,9 +124,9 @@ def _vectors_of_requests(
     return vectors
 
 
-def _write_attributes(articles: Vocabulary, items: Path | None, path: Path) -> None:
-    article_ids = np.sort(articles.ids)
-    attributes = {} if items is None else read_attributes(items, article_ids)
+def _write_attributes(
+    article_ids: NDArray[np.int64], attributes: Mapping[str, NDArray[np.int64]], path: Path
+) -> None:
     columns = {f"attribute:{name}": values for name, values in attributes.items()}
     columns["article_ids"] = article_ids
     np.savez(path, allow_pickle=False, **columns)

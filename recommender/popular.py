@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recommender.domain import AttributeFilter, Float32s, Int64s, Ranking
 from service_runtime.errors import InvalidRequestError
@@ -13,6 +12,7 @@ from service_runtime.errors import InvalidRequestError
 __all__ = ["AllowedPopular", "PopularArticles", "PopularList"]
 
 _KEPT_RELEASES: Final = 2
+_BLOCK: Final = 8_192
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,27 @@ class PopularList:
         return PopularList(self.ids[kept], self.views[kept], columns)
 
     def ranking(self, limit: int, excluded: Int64s, filters: Sequence[AttributeFilter]) -> Ranking:
-        """Answer the first `limit` that pass."""
-        keep = ~np.isin(self.ids, excluded) if excluded.size else np.ones(self.ids.size, bool)
-        for condition in filters:
-            keep &= self._passing(condition)
-        chosen = np.flatnonzero(keep)[:limit]
-        return Ranking(self.ids[chosen], self.views[chosen])
+        """Answer the first `limit` that pass, looking at no more of a long list than it takes."""
+        chosen, missing = [np.zeros(0, np.int64)], limit
+        for begin in range(0, self.ids.size, _BLOCK):
+            block = slice(begin, begin + _BLOCK)
+            chosen.append(begin + self._passing(block, excluded, filters)[:missing])
+            missing -= chosen[-1].size
+            if not missing:
+                break
+        places = np.concatenate(chosen)
+        return Ranking(self.ids[places], self.views[places])
 
-    def _passing(self, condition: AttributeFilter) -> NDArray[np.bool_]:
-        column = self.attributes[condition.attribute]
-        return np.isin(column, np.array(condition.values, np.int64), invert=condition.negated)
+    def _passing(
+        self, block: slice, excluded: Int64s, filters: Sequence[AttributeFilter]
+    ) -> Int64s:
+        ids = self.ids[block]
+        keep = np.ones(ids.size, bool)
+        for condition in filters:
+            column, values = self.attributes[condition.attribute], np.array(condition.values)
+            keep &= np.isin(column[block], values, invert=condition.negated)
+        places = np.flatnonzero(keep)
+        return places[~np.isin(ids[places], excluded)] if excluded.size else places
 
 
 class PopularArticles:

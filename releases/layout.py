@@ -36,7 +36,9 @@ INDEX_FILE: Final = "items.faiss"
 
 POPULAR_FILE: Final = "popular.npz"
 """In `Part.INDEX`: parallel arrays `region_ids` int64[n] (-1: overall), `article_ids` int64[n] and
-`views` int64[n]; each region's rows together, most viewed first, the overall list first."""
+`views` float64[n] (int64 of older releases), views of which each counts by its age; each region's
+rows together, most viewed first, the overall list first. After its first 6,000 that one goes on
+with the most viewed articles of each value of each attribute."""
 
 ATTRIBUTES_FILE: Final = "attributes.npz"
 """In `Part.INDEX`: `article_ids` int64[n], ascending, and for each attribute `attribute:<name>`

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -42,17 +43,19 @@ def collect_from_bigquery(
         log = _Log(client, options, place, names)
         log.run(sql.CREATE_VIEWS.format(views=log.views))
         read = log.update_views(window)
-        since, most = window.since or 0, options.max_user_views
+        since, until, most = window.since or 0, window.until, options.max_user_views
+        (row,) = log.run(sql.summary(log.views, since, until, most))
+        outcome = Outcome.of(read, row)
+        half_life = outcome.half_life(options)
         queries = {
-            "histories": sql.histories(log.views, since, window.until, most),
-            "article_views": sql.article_views(log.views, since, window.until),
+            "histories": sql.histories(log.views, since, until, most),
+            "article_views": sql.article_views(log.views, since, until, outcome.last_at, half_life),
         }
         for name, query in queries.items():
             url = f"{place.export_url.rstrip('/')}/{window.release}/{name}"
             log.run(_export(url, query))
             _fetch(url, directory / name)
-        (row,) = log.run(sql.summary(log.views, since, window.until, most))
-        return Outcome.of(Read(read.rows, log.bytes_processed, read.unusable, read.added), row)
+        return replace(outcome, read=replace(read, bytes=log.bytes_processed))
 
 
 class _Log:

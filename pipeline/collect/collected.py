@@ -42,7 +42,9 @@ class CollectedEvents(StepRecord):
 
     @property
     def article_views(self) -> tuple[Path, ...]:
-        """Parquet shards of `article_id`, `region_id` (-1 unknown) and `views`, all int64."""
+        """Parquet shards of int64: `article_id`, `region_id` (-1 unknown), `views`, and `weight`,
+        that of the views by their age, in `sql.WEIGHT_UNITS`.
+        """
         return tuple(sorted((self.directory / "article_views").glob("*.parquet")))
 
     @property

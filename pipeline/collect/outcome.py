@@ -3,12 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pipeline.collect.collected import CollectedEvents
 from pipeline.collect.files import Read
+from pipeline.options import CollectOptions
 
 __all__ = ["Outcome"]
+
+_DAY_SECONDS: Final = 86_400.0
+_HALF_LIVES: Final = 16
+"""From the first view to the last: by docs/quality.md never worse than plain counts."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,12 @@ class Outcome:
     def of(cls, read: Read, summary: Sequence[int]) -> Self:
         """Name the columns of `sql.summary`."""
         return cls(read, *(int(value) for value in summary))
+
+    def half_life(self, options: CollectOptions) -> float:
+        """Answer after how many seconds a view weighs half as much in the popular lists."""
+        if options.popular_half_life_days is not None:
+            return options.popular_half_life_days * _DAY_SECONDS
+        return max(1.0, (self.last_at - self.first_at) / _HALF_LIVES)
 
     def collected(self, directory: Path, *, has_items: bool) -> CollectedEvents:
         """Make the record of the step."""

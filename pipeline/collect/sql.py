@@ -11,6 +11,7 @@ import sqlglot
 
 __all__ = [
     "CREATE_VIEWS",
+    "WEIGHT_UNITS",
     "article_views",
     "counts",
     "extract_firebase",
@@ -32,6 +33,9 @@ CREATE TABLE IF NOT EXISTS {views} (
 ) PARTITION BY day CLUSTER BY user_id
 """
 """`place` orders views of the same second; `day` is that of the view in UTC."""
+
+WEIGHT_UNITS: Final = 1 << 20
+"""What a view that has just come weighs."""
 
 
 def for_duckdb(text: str) -> str:
@@ -124,10 +128,16 @@ ORDER BY user_id
 """  # noqa: S608 - see above
 
 
-def article_views(views: str, since: int, until: int) -> str:
-    """Count the views of each article in each region."""
+def article_views(views: str, since: int, until: int, newest: int, half_life_seconds: float) -> str:
+    """Count the views of each article in each region, and add up what they still weigh.
+
+    A view weighs half as much for each half-life that it came before `newest`. Weights are whole
+    numbers of WEIGHT_UNITS, so that their sum is the same in whatever order they are added.
+    """
+    weight = f"{WEIGHT_UNITS} * POW(2, (viewed_at - {newest}) / {half_life_seconds!r})"
     return f"""
-SELECT article_id, region_id, COUNT(*) AS views
+SELECT article_id, region_id, COUNT(*) AS views,
+    CAST(SUM(CAST(ROUND({weight}) AS INT64)) AS INT64) AS weight
 FROM ({_window(views, since, until)}) AS seen
 GROUP BY article_id, region_id
 ORDER BY article_id, region_id

@@ -112,15 +112,17 @@ def _write(
     window: Window,
     directory: Path,
 ) -> Outcome:
-    since, most = window.since or 0, options.max_user_views
+    since, until, most = window.since or 0, window.until, options.max_user_views
+    query = sql.for_duckdb(sql.summary(VIEWS, since, until, most))
+    outcome = Outcome.of(read, connection.execute(query).fetchone() or ())
+    half_life = outcome.half_life(options)
     for name, query in (
-        ("histories", sql.histories(VIEWS, since, window.until, most)),
-        ("article_views", sql.article_views(VIEWS, since, window.until)),
+        ("histories", sql.histories(VIEWS, since, until, most)),
+        ("article_views", sql.article_views(VIEWS, since, until, outcome.last_at, half_life)),
     ):
         target = str(directory / name).replace("'", "''")
         connection.execute(
             f"COPY ({sql.for_duckdb(query)}) TO '{target}' (FORMAT parquet, "
             f"FILE_SIZE_BYTES '{_SHARD_SIZE}', FILENAME_PATTERN 'part-{{i}}')"
         )
-    query = sql.for_duckdb(sql.summary(VIEWS, since, window.until, most))
-    return Outcome.of(read, connection.execute(query).fetchone() or ())
+    return outcome

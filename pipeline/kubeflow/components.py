@@ -59,6 +59,7 @@ def collect(
     bigquery: dict[str, Any],
     look_back_days: int,
     max_user_views: int,
+    popular_half_life_days: float,
     event_name: str,
     collected: Output[Dataset],
 ) -> None:
@@ -74,6 +75,7 @@ def collect(
         bigquery=bigquery,
         look_back_days=look_back_days,
         max_user_views=max_user_views,
+        popular_half_life_days=popular_half_life_days,
         event_name=event_name,
     )
 

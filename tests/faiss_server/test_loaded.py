@@ -253,7 +253,9 @@ SOUND = {"region_ids": ints(-1, -1, 4), "article_ids": ints(1, 2, 1), "views": i
         (POPULAR_FILE, SOUND | {"views": ints(9, 8)}, "differ in length"),
         (POPULAR_FILE, SOUND | {"views": ints(8, 9, 7)}, "region -1 is not ordered by views"),
         (POPULAR_FILE, SOUND | {"views": ints(9, 8, -7)}, "is negative"),
-        (POPULAR_FILE, SOUND | {"views": np.ones(3)}, r"views is float64\[3\], not int64"),
+        (POPULAR_FILE, SOUND | {"views": np.ones(3, "f4")}, r"views is float32\[3\], not int64"),
+        (POPULAR_FILE, SOUND | {"views": np.array([np.nan, 1, 1])}, "is not finite"),
+        (POPULAR_FILE, SOUND | {"article_ids": np.ones(3)}, r"article_ids is float64\[3\]"),
         (POPULAR_FILE, SOUND | {"views": np.array([{}] * 3)}, "allow_pickle=False"),
         (POPULAR_FILE, SOUND | {"article_ids": ints(1, 1, 1)}, "region -1 lists an article twice"),
         (POPULAR_FILE, SOUND | {"region_ids": ints(4, -1, -1)}, "does not come first"),
@@ -275,6 +277,15 @@ def test_malformed_tables_are_refused(
     with pytest.raises(ReleaseRefusedError, match=message) as caught:
         load_release(described_anew(made), tmp_path)
     assert caught.value.reason == RefusalReason.TABLES
+
+
+def test_numbers_of_views_may_be_fractions(tmp_path: Path) -> None:
+    made = make_release(tmp_path, RELEASE)
+    views = np.array([9.5, 8.25, 0.125])
+    np.savez(made.home / POPULAR_FILE, **SOUND | {"views": views})
+    loaded = load_release(described_anew(made), tmp_path)
+    assert loaded.popular[None].views.tolist() == [9.5, 8.25]
+    assert loaded.popular[4].views.tolist() == [0.125]
 
 
 def one_array() -> bytes:

@@ -62,19 +62,26 @@ def test_golden_histories_answer_through_model_and_exact_search(tiny_run, tower)
         assert np.isin(best, golden.expected_article_ids).mean() >= golden.min_overlap
 
 
-def test_popular_articles_are_counted_overall_and_for_each_region(tiny_run, articles):
+def test_popular_articles_are_ranked_overall_and_for_each_region(tiny_run, articles):
     with np.load(tiny_run.part(Part.INDEX) / POPULAR_FILE) as popular:
         regions, ids, views = popular["region_ids"], popular["article_ids"], popular["views"]
-    assert {array.dtype for array in (regions, ids, views)} == {np.dtype(np.int64)}
     overall = regions == -1
     assert overall[: overall.sum()].all()
     with tiny_run.events.open(newline="") as stream:
         events = list(csv.DictReader(stream))
-    known = set(articles.ids.tolist())
+    times = [int(event["timestamp"]) for event in events]
+    half_life, known = (max(times) - min(times)) / 16, set(articles.ids.tolist())
+
+    def weight(time):
+        return round(2**20 * 2 ** ((time - max(times)) / half_life)) / 2**20
+
     for region in (-1, 9, 70, 71):
         here = [e for e in events if region < 0 or e["region_id"] == str(region)]
-        counts = Counter(article for e in here if (article := int(e["item_id"])) in known)
-        expected = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        weights = Counter()
+        for event in here:
+            if int(event["item_id"]) in known:
+                weights[int(event["item_id"])] += weight(int(event["timestamp"]))
+        expected = sorted(weights.items(), key=lambda pair: (-pair[1], pair[0]))
         listed = regions == region
         assert list(zip(ids[listed], views[listed], strict=True)) == expected
     assert set(regions) == {-1, 9, 70, 71}

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 import sqlglot
 from hypothesis import given, settings
@@ -25,7 +26,7 @@ TEXTS = {
         VIEWS, sql.extract_firebase("`shop.a.events_*`", "view", "a", "r"), date(2026, 11, 1)
     ),
     "histories": sql.histories(VIEWS, 0, 10, 5),
-    "article_views": sql.article_views(VIEWS, 0, 10),
+    "article_views": sql.article_views(VIEWS, 0, 10, 9, 1.5),
     "summary": sql.summary(VIEWS, 0, 10, 5),
 }
 
@@ -79,6 +80,10 @@ def gather(options, directory, **window):
     return collect(None, None, directory, options, replace(EVERYTHING, **moment))
 
 
+def popularity(collected):
+    return [pq.read_table(shard).to_pylist() for shard in collected.article_views]
+
+
 @pytest.mark.usefixtures("log")
 def test_histories_come_back_as_they_do_from_the_same_files(options, tmp_path):
     collected = gather(options, tmp_path / "1")
@@ -88,6 +93,7 @@ def test_histories_come_back_as_they_do_from_the_same_files(options, tmp_path):
         (folder / f"events_{file.name}").write_bytes(file.read_bytes())
     local = collect(folder, None, tmp_path / "2", window=replace(EVERYTHING, until=second(8, 0)))
     assert rows_of_histories(collected) == rows_of_histories(local)
+    assert len({str(popularity(each)) for each in (collected, local)}) == 1
     assert replace(collected, directory=local.directory, bytes_scanned=0) == replace(
         local, bytes_scanned=0
     )

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.collect.sql import WEIGHT_UNITS
 from pipeline.errors import EventsError, ItemsError
 from pipeline.items import read_titles
+from pipeline.options import CollectOptions
 from recommender.requests import _MAX_USER_ID_BYTES, checked_user_id
 from tests.support.collecting import collect, rows_of_histories
 from tests.support.object_stores import AWS_ENVIRONMENT, s3_server
@@ -39,6 +41,33 @@ def test_events_are_sorted_by_user_time_and_place_and_duplicates_are_dropped(tmp
     assert (collected.event_count, collected.user_count, collected.article_count) == (4, 2, 4)
     assert (collected.first_event, collected.last_event) == (10, 30)
     assert collected.has_regions
+
+
+def weights_of(collected):
+    """What views weigh, by article and region."""
+    (shard,) = collected.article_views
+    rows = pq.read_table(shard).to_pylist()
+    return {
+        (row["article_id"], row["region_id"]): (row["views"], row["weight"] / WEIGHT_UNITS)
+        for row in rows
+    }
+
+
+def test_a_view_weighs_half_as_much_after_each_half_life(tmp_path):
+    days = [("ann", 5, 0, 1), ("ann", 5, 3, 1), ("bob", 5, 2, ""), ("bob", 6, 1, 1)]
+    rows = [f"{user},{article},{86_400 * day},{region}" for user, article, day, region in days]
+    events = written(tmp_path, "\n".join([HEADER, *rows, ""]))
+    daily = collect(events, None, tmp_path / "1", CollectOptions(popular_half_life_days=1))
+    assert weights_of(daily) == {(5, 1): (2, 1.125), (5, -1): (1, 0.5), (6, 1): (1, 0.25)}
+    # By default there are sixteen half-lives from the first view to the last.
+    weights = weights_of(collect(events, None, tmp_path / "2"))
+    assert weights[5, 1] == (2, pytest.approx(1 + 2**-16, rel=1e-9))
+    assert weights[6, 1] == (1, pytest.approx(2 ** -(16 * 2 / 3), abs=1e-6))
+
+
+def test_views_of_one_second_weigh_the_same(tmp_path):
+    events = written(tmp_path, f"{HEADER}\nann,5,7,\nbob,5,7,\nbob,6,7,\n")
+    assert weights_of(collect(events, None, tmp_path)) == {(5, -1): (2, 2.0), (6, -1): (1, 1.0)}
 
 
 def test_csv_gzip_and_parquet_give_the_same_table(tmp_path):

@@ -340,7 +340,7 @@ class PopularList(_message.Message):
     ids: _builtins.bytes
     """Packed int64, most viewed first."""
     views: _builtins.bytes
-    """Packed float32: number of views."""
+    """Packed float32: number of views, of which each counts by its age."""
     @_builtins.property
     def attributes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AttributeColumn]:
         """The attributes of these articles."""

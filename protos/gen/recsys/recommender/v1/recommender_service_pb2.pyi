@@ -231,7 +231,8 @@ class GetCandidatesResponse(_message.Message):
     """Why the answer is not PERSONALIZED; UNSPECIFIED when it is."""
     shorter_than_requested: _builtins.bool
     """Fewer than `limit` articles were left after filters and exclusions; of a POPULAR
-    answer among the most viewed 6,000, and the region's.
+    answer among the most viewed 6,000, the region's, and those most viewed of each
+    value of each attribute.
     """
     @_builtins.property
     def article_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -240,9 +241,9 @@ class GetCandidatesResponse(_message.Message):
     @_builtins.property
     def scores(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """As many as article_ids. PERSONALIZED: inner product of user and article
-        vector. POPULAR: number of views; of a region's articles in that region, of
-        those that fill up the list after them overall. Comparable within one answer
-        and one such group only.
+        vector. POPULAR: number of views, of which each counts the less the older it
+        is; of a region's articles in that region, of those that fill up the list after
+        them overall. Comparable within one answer and one such group only.
         """
 
     def __init__(
