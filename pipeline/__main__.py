@@ -123,6 +123,9 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     beam: Annotated[
         list[str] | None, typer.Option(help="An option of Beam's, such as --runner=DataflowRunner")
     ] = None,
+    popularity_debias: Annotated[
+        float, typer.Option(help="0 to 1: how much popularity lowers an article's score")
+    ] = RunOptions.popularity_debias,
     recall_target: float = RunOptions.recall_target,
     index_spec: Annotated[
         str, typer.Option(help="A faiss factory string such as IVF4096,SQ8")
@@ -205,6 +208,7 @@ def run_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
                     min_recall=recall_target,
                     publish_anyway=publish_anyway,
                 ),
+                popularity_debias=popularity_debias,
                 remove_seen=not keep_seen,
                 recall_target=recall_target,
                 index_spec=index_spec,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from pipeline.exported import SIGNATURE, ExportedModel
 from pipeline.prepared import PreparedData
@@ -23,12 +24,26 @@ __all__ = ["export"]
 
 
 def export(
-    trained: TrainedModel, prepared: PreparedData, directory: Path, release: int
+    trained: TrainedModel,
+    prepared: PreparedData,
+    directory: Path,
+    release: int,
+    *,
+    popularity_debias: float = 0.0,
 ) -> ExportedModel:
-    """Write SavedModel, warm-up records, ids and vectors."""
+    """Write SavedModel, warm-up records, ids and vectors.
+
+    `popularity_debias`: by how many times the logarithm of its views an article's score is
+    lowered. Where it is not 0 article vectors have one value more, which user vectors multiply
+    by 1.
+    """
     tower, sample = load_tower(trained), prepared.sample()
-    exported = ExportedModel(directory, release, trained.tower.dimension, prepared.article_count)
-    served = _Served(tower, prepared.graph.load())
+    articles, vectors = prepared.graph.articles(), tower.article_vectors.numpy()
+    if popularity_debias:
+        bias = -popularity_debias * _log_popularity(articles.counts)
+        vectors = np.concatenate([vectors, bias[:, None]], axis=1)
+    exported = ExportedModel(directory, release, vectors.shape[1], prepared.article_count)
+    served = _Served(tower, prepared.graph.load(), with_one=popularity_debias != 0)
     tf.saved_model.save(served, str(exported.saved_model), signatures={SIGNATURE: served.serve})
     users = np.arange(min(16, len(sample.targets)))
     write_warmup(
@@ -37,10 +52,18 @@ def export(
         sample.target_regions[users],
     )
     exported.embeddings.mkdir(parents=True, exist_ok=True)
-    vectors = np.ascontiguousarray(tower.article_vectors.numpy(), dtype=np.float32)
-    np.save(exported.embeddings / ARTICLE_IDS_FILE, prepared.graph.articles().ids)
-    np.save(exported.embeddings / ARTICLE_VECTORS_FILE, vectors)
+    np.save(exported.embeddings / ARTICLE_IDS_FILE, articles.ids)
+    np.save(
+        exported.embeddings / ARTICLE_VECTORS_FILE, np.ascontiguousarray(vectors, dtype=np.float32)
+    )
     return exported
+
+
+def _log_popularity(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Answer the logarithms of views about their mean: what all have alike would only be length."""
+    logarithms = np.log(counts.astype(np.float64))
+    centred: NDArray[np.float64] = logarithms - logarithms.mean()
+    return centred
 
 
 class _Served(tf.Module):  # type: ignore[misc] # tensorflow has no types
@@ -49,14 +72,14 @@ class _Served(tf.Module):  # type: ignore[misc] # tensorflow has no types
     The graph is the very one that made the training examples, with its vocabularies.
     """
 
-    def __init__(self, tower: Tower, graph: Any) -> None:
+    def __init__(self, tower: Tower, graph: Any, *, with_one: bool) -> None:
         super().__init__()
         self.weights = [weight.value for weight in tower.weights]
         self.graph = graph
-        self.serve = _serving_function(tower, graph)
+        self.serve = _serving_function(tower, graph, with_one=with_one)
 
 
-def _serving_function(tower: Tower, graph: Any) -> Any:
+def _serving_function(tower: Tower, graph: Any, *, with_one: bool) -> Any:
     history = tf.TensorSpec([None, HISTORY_LENGTH], tf.int64, name="history")
     region = tf.TensorSpec([None], tf.int64, name="region")
 
@@ -72,6 +95,8 @@ def _serving_function(tower: Tower, graph: Any) -> Any:
         )
         indices = tf.reshape(transformed[ARTICLE_INDICES].flat_values, tf.shape(history))
         vector = tower(indices, transformed[REGION_INDICES].flat_values, training=False)
+        if with_one:
+            vector = tf.pad(vector, [[0, 0], [0, 1]], constant_values=1.0)
         known = tf.reduce_sum(tf.cast(indices > 0, tf.int32), axis=1)
         return {"user_vector": vector, "known": known}
 

@@ -117,6 +117,7 @@ def workflow(
         max_epochs: int = 0,
         model: str = "",
         seed: int = TrainOptions.seed,
+        popularity_debias: float = RunOptions.popularity_debias,
         keep_seen: bool = not RunOptions.remove_seen,
         recall_target: float = RunOptions.recall_target,
         max_drop: float = GateOptions.max_drop,
@@ -172,9 +173,15 @@ def workflow(
                 ),
                 "train",
             )["trained"]
-            exported = run(export(window=chosen, prepared=prepared, trained=trained), "export")[
-                "exported"
-            ]
+            exported = run(
+                export(
+                    window=chosen,
+                    prepared=prepared,
+                    trained=trained,
+                    popularity_debias=popularity_debias,
+                ),
+                "export",
+            )["exported"]
             evaluation = run(
                 evaluate(prepared=prepared, exported=exported, store=store, keep_seen=keep_seen),
                 "evaluate",

@@ -160,6 +160,8 @@ class RunOptions:
     preprocess: PreprocessOptions = field(default_factory=PreprocessOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     gate: GateOptions = field(default_factory=GateOptions)
+    popularity_debias: _Share = 0.0
+    """How much the logarithm of an article's views lowers its score; 0: not at all."""
     remove_seen: bool = True
     """Whether the evaluation leaves out what a user has already viewed."""
     recall_target: Annotated[float, Field(ge=0.5, le=1)] = 0.99

@@ -136,13 +136,15 @@ def _train(
     return train.train(_prepared(inputs), options.train, output, on_round)
 
 
-def _export(_: RunOptions, inputs: _Inputs, output: Path, __: OnProgress) -> StepRecord:
+def _export(options: RunOptions, inputs: _Inputs, output: Path, __: OnProgress) -> StepRecord:
     with without_native_messages():
         from pipeline import export, train
 
     trained = train.TrainedModel.load(inputs["train"])
     release = Window.load(inputs["window"]).release
-    return export.export(trained, _prepared(inputs), output, release)
+    return export.export(
+        trained, _prepared(inputs), output, release, popularity_debias=options.popularity_debias
+    )
 
 
 def _evaluate(options: RunOptions, inputs: _Inputs, output: Path, _: OnProgress) -> StepRecord:

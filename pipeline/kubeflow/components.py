@@ -144,12 +144,13 @@ def export(
     window: Input[Artifact],
     prepared: Input[Dataset],
     trained: Input[Model],
+    popularity_debias: float,
     exported: Output[Model],
 ) -> None:
     from pipeline.kubeflow.task import run_task
 
     inputs = {"window": window.path, "preprocess": prepared.path, "train": trained.path}
-    run_task("export", inputs, exported.path)
+    run_task("export", inputs, exported.path, popularity_debias=popularity_debias)
 
 
 @_component

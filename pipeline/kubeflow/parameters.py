@@ -99,6 +99,7 @@ def parameters_of(options: RunOptions) -> dict[str, Any]:
         "max_epochs": train.max_epochs or 0,
         "model": train.model or "",
         "seed": train.seed,
+        "popularity_debias": options.popularity_debias,
         "keep_seen": not options.remove_seen,
         "recall_target": options.recall_target,
         "max_drop": gate.max_drop,

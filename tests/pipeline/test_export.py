@@ -1,11 +1,20 @@
 """The SavedModel as the servers see it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from pydantic import TypeAdapter
 from recsys.tfserving.v1.prediction_pb2 import PredictionLog
 
-from pipeline.exported import SIGNATURE
+from pipeline.exported import SIGNATURE, ExportedModel, ServedTower
+from pipeline.goldens import ask_goldens
+from pipeline.index import IndexedArticles
+from pipeline.options import GateOptions, RunOptions
+from pipeline.prepared import PreparedData
+from pipeline.publish import PublishedRelease
+from pipeline.steps import REQUIRES, STEPS, run_step
 from releases.layout import ARTICLE_IDS_FILE, ARTICLE_VECTORS_FILE, WARMUP_FILE, Part
 
 UNKNOWN = 999_999
@@ -105,3 +114,50 @@ def test_warm_up_records_are_requests_for_this_signature(tiny_run, tower):
         history = np.frombuffer(content, "<i8").reshape(size, 50)
         region = np.frombuffer(request.inputs["region"].tensor_content, "<i8")
         assert tower.user_vectors(history, region)[1].min() > 0
+
+
+DEBIAS = 0.5
+
+
+@pytest.fixture(scope="module")
+def debiased(tiny_run, tmp_path_factory):
+    """The folders of a run that goes on from the same training with another export."""
+    folder = tmp_path_factory.mktemp("debiased")
+    told = TypeAdapter(RunOptions).validate_json((tiny_run.workdir / "options.json").read_bytes())
+    store = str(folder / "store")
+    options = replace(told, popularity_debias=DEBIAS, store=store, gate=GateOptions(max_drop=1))
+    folders = {name: tiny_run.workdir / name for name in STEPS}
+    for step in STEPS[STEPS.index("export") :]:
+        folders[step] = folder / step
+        run_step(step, options, {name: folders[name] for name in REQUIRES[step]}, folders[step])
+    return folders
+
+
+def test_a_debiased_score_is_the_model_s_less_a_share_of_the_log_of_views(
+    debiased, tiny_run, tower, articles, sample
+):
+    users = np.arange(20)
+    histories, regions = sample.test_histories(users), sample.target_regions[users]
+    exported = ExportedModel.load(debiased["export"])
+    vectors, _ = ServedTower(exported.saved_model).user_vectors(histories, regions)
+    plain, _ = tower.user_vectors(histories, regions)
+    assert exported.dimension == vectors.shape[1] == 17
+    assert (vectors[:, -1] == 1).all()
+    assert np.array_equal(vectors[:, :-1], plain)
+    scores = plain @ ExportedModel.load(tiny_run.workdir / "export").article_vectors().T
+    lowered = scores - vectors @ exported.article_vectors().T
+    expected = DEBIAS * np.log(articles.counts)
+    assert np.allclose(lowered, expected - expected.mean(), atol=1e-4)
+
+
+def test_a_debiased_release_holds_together(debiased):
+    manifest = PublishedRelease.load(debiased["publish"]).manifest
+    assert manifest.dimension == 17
+    assert manifest.model_signature.outputs["user_vector"].shape == (-1, 17)
+    assert {len(query.vector) for query in manifest.golden_queries} == {17}
+    assert {query.vector[-1] for query in manifest.golden_queries} == {1.0}
+    exported, indexed = (
+        ExportedModel.load(debiased["export"]), IndexedArticles.load(debiased["index"]),
+    )  # fmt: skip
+    goldens = ask_goldens(exported, indexed, PreparedData.load(debiased["preprocess"]))
+    assert goldens.agreement(exported) == 1

@@ -65,6 +65,7 @@ options = st.builds(
         max_drop=shares, max_fall=shares, max_shrink=shares, min_recall=st.just(0.9),
         max_age_hours=st.none() | some, publish_anyway=st.booleans(),
     ),
+    popularity_debias=shares,
     remove_seen=st.booleans(),
     recall_target=st.just(0.9),
 )  # fmt: skip
