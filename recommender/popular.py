@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -25,10 +26,22 @@ class PopularList:
 
     def without(self, ascending: Int64s) -> "PopularList":
         """Answer the list without these articles, which may be many more than it has."""
-        places = ascending.searchsorted(self.ids)
-        kept = ascending.take(places, mode="clip") != self.ids
+        if ascending.size >= self.ids.size:
+            places = ascending.searchsorted(self.ids)
+            kept = ascending.take(places, mode="clip") != self.ids
+        else:  # a long list takes tens of milliseconds to look up, and a few ids take none
+            order, ids = self._by_id
+            places = ids.searchsorted(ascending)
+            kept = np.ones(ids.size, bool)
+            kept[order[places[ids.take(places, mode="clip") == ascending]]] = False
         columns = {name: column[kept] for name, column in self.attributes.items()}
         return PopularList(self.ids[kept], self.views[kept], columns)
+
+    @cached_property
+    def _by_id(self) -> tuple[Int64s, Int64s]:
+        """Places by ascending id, and the ids in that order."""
+        order = np.argsort(self.ids)
+        return order, self.ids[order]
 
     def ranking(self, limit: int, excluded: Int64s, filters: Sequence[AttributeFilter]) -> Ranking:
         """Answer the first `limit` that pass, looking at no more of a long list than it takes."""
