@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import duckdb
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pipeline.errors import PipelineError
@@ -33,6 +35,9 @@ def main() -> int:
         print(f"DATA is {name!r}; it must be one of {', '.join(DATA_SETS)}", file=sys.stderr)
         return 2
     data_set, quick, seed = DATA_SETS[name], bool(os.environ.get("QUICK")), os.environ.get("SEED")
+    if seed and not seed.isdecimal():
+        print(f"SEED is {seed!r}; it must be a whole number, 0 or more", file=sys.stderr)
+        return 2
     seeds = [int(seed)] if seed else range(1, 1 + (1 if quick else data_set.seeds))
     options = (*(_QUICK_OPTIONS if quick else ()), *shlex.split(os.environ.get("OPTIONS", "")))
     directory = (Path(sys.argv[1]) if len(sys.argv) > 1 else _DIRECTORY) / name
@@ -47,8 +52,8 @@ def main() -> int:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
             trials.append(try_seed(data_set, data, each, place, options))
-    except (PipelineError, ReleaseError, OSError) as error:
-        print(f"quality: {error}", file=sys.stderr)
+    except (PipelineError, ReleaseError, OSError, duckdb.Error) as error:
+        print("quality:", *str(error).split(), file=sys.stderr)  # on one line
         return 1
     report = report_quality(name, data_set, tuple(trials), quick=quick)
     print_report(report)

@@ -63,7 +63,8 @@ class DataSet:
     def prepare(self, data_dir: Path, directory: Path, users: int | None = None) -> QualityData:
         """Write the rows that count into `directory`; `users`: of so many users alone.
 
-        Raises EventsError where the data are not there, DemoDataError where they can't be fetched.
+        Raises EventsError where the data are not there or hold no test, DemoDataError where they
+        can't be fetched, and DuckDB's errors where they are not of this form.
         """
         if self.folder is None:
             source, items = fetch_movielens_100k(directory.parent.parent / "cache"), None
@@ -106,7 +107,10 @@ class DataSet:
             found = connection.execute(
                 f"SELECT min(timestamp) FROM events WHERE {self.test_rows}"  # noqa: S608 - as above
             ).fetchone()
-        return None if found is None else int(found[0])
+        (since,) = found or (None,)
+        if since is None:
+            raise EventsError(f"{source}: none of the rows that count is one with {self.test_rows}")
+        return int(since)
 
 
 DATA_SETS: Final[Mapping[str, DataSet]] = MappingProxyType(

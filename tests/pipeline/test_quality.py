@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from pipeline.errors import EventsError
+from pipeline.quality.__main__ import main
 from pipeline.quality.data_sets import DATA_SETS
 from tests.pipeline.conftest import synthetic_events
 
@@ -49,13 +50,25 @@ def test_the_quick_form_reports_quality_and_cost(data_dir, tmp_path):
     assert "Nearest articles" in (tmp_path / "build/ml-1m-sasrec/report.html").read_text()
 
 
-def test_what_is_missing_or_unknown_is_told(tmp_path):
-    done = run(tmp_path, tmp_path, DATA="diginetica")
-    assert done.returncode == 1
-    assert "diginetica/interactions.csv.gz: no such file; DATA_DIR names" in done.stderr
-    done = run(tmp_path, tmp_path, DATA="netflix")
-    assert done.returncode == 2
-    assert "must be one of ml-1m-sasrec, ml-1m, diginetica, ml-100k" in done.stderr
+@pytest.mark.parametrize(
+    ("environment", "code", "told"),
+    [
+        ({"DATA": "diginetica"}, 1, "diginetica/interactions.csv.gz: no such file; DATA_DIR names"),
+        ({"DATA": "netflix"}, 2, "must be one of ml-1m-sasrec, ml-1m, diginetica, ml-100k"),
+        (
+            {"DATA": "ml-100k", "SEED": "one"},
+            2,
+            "SEED is 'one'; it must be a whole number, 0 or more",
+        ),
+    ],
+)
+def test_what_is_missing_or_unknown_is_told(tmp_path, monkeypatch, capsys, environment, code, told):
+    monkeypatch.setattr(sys, "argv", ["quality", str(tmp_path)])
+    for name, value in ({"DATA_DIR": str(tmp_path)} | environment).items():
+        monkeypatch.setenv(name, value)
+    assert main() == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
 
 
 def test_only_rows_of_the_benchmark_count(data_dir, tmp_path):
@@ -66,3 +79,16 @@ def test_only_rows_of_the_benchmark_count(data_dir, tmp_path):
     assert few.since is None
     assert few.items is None
     assert DATA_SETS["ml-1m"].prepare(data_dir, tmp_path).events.stat().st_size > size
+
+
+def test_the_test_begins_with_its_first_view_and_one_without_views_is_told(tmp_path):
+    (tmp_path / "diginetica").mkdir()
+    place = tmp_path / "diginetica" / "interactions.csv.gz"
+    header = "user_id,item_id,timestamp,split"
+    with gzip.open(place, "wt") as file:
+        file.write(f"{header}\na,1,5,train\nb,1,9,test\nb,2,8,test")
+    assert DATA_SETS["diginetica"].prepare(tmp_path, tmp_path).since == 8
+    with gzip.open(place, "wt") as file:
+        file.write(f"{header}\na,1,5,train\nb,1,9,train")
+    with pytest.raises(EventsError, match="none of the rows that count is one with split = 'test'"):
+        DATA_SETS["diginetica"].prepare(tmp_path, tmp_path)
