@@ -4,8 +4,9 @@ from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from faiss_server.spec import AUTO
 from pipeline.holdout import Split
@@ -77,6 +78,15 @@ class PreprocessOptions:
     """The evaluation asks a uniform sample of so many users where there are more."""
     beam_arguments: tuple[str, ...] = ()
     """Beam's own options, such as `--runner=DataflowRunner`; none: this process."""
+
+    @field_validator("split_since")
+    @classmethod
+    def _is_of_a_split_by_time(cls, since: int | None, told: ValidationInfo) -> int | None:
+        if since is not None and told.data.get("split") == "last-view":
+            raise PydanticCustomError(
+                "split_since", "of a split by time alone: leave it out, or split by time"
+            )
+        return since
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import TooLittleDataError
+from pipeline.errors import PipelineError, TooLittleDataError
 from pipeline.holdout import HoldOut, Scan, choose_hold_out, views_of
 from pipeline.windows import find_repeats, history_windows
 
@@ -53,8 +53,16 @@ class Questions:
 
 
 def hold_out_of(protocol: Protocol, since: int | None, seen: Scan) -> HoldOut:
-    """Settle what is held out; without `since` (unix seconds) as the workflow splits by time."""
+    """Settle what is held out; without `since` (unix seconds) as the workflow splits by time.
+
+    Raises PipelineError for a `since` that the protocol has no use for.
+    """
     if protocol == "leave-one-out":
+        if since is not None:
+            raise PipelineError(
+                "--since says nothing to leave-one-out, which asks for each user's last view: "
+                "leave it out or take another protocol"
+            )
         return HoldOut("last-view")
     return choose_hold_out("time", seen, _MOST_TESTED, since)
 

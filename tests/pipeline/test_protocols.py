@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.errors import TooLittleDataError
+from pipeline.errors import PipelineError, TooLittleDataError
 from pipeline.estimates import at_cutoffs, estimate
 from pipeline.evaluate_command import evaluate_release
 from pipeline.holdout import scan
@@ -64,6 +64,11 @@ def test_a_split_by_time_asks_for_the_last_view_since_then(shards):
 def test_session_prefixes_ask_for_every_view_but_the_first(shards):
     _, found = ask(shards, "session-prefix", since=7)
     assert found == [(0, [5, 9], 3), (1, [1], 9), (1, [9, 1], 1)]
+
+
+def test_leave_one_out_knows_no_second(shards):
+    with pytest.raises(PipelineError, match="--since says nothing to leave-one-out"):
+        ask(shards, "leave-one-out", since=8)
 
 
 def test_nothing_to_ask_is_told(shards):

@@ -133,6 +133,15 @@ def test_the_command_ends_with_one_line_and_a_code_on_bad_events(tmp_path):
     ]
 
 
+def test_a_second_to_split_at_is_refused_where_nothing_is_split_by_time(capsys):
+    arguments = ["run", "--events", "e.csv", "--store", "s"]
+    with pytest.raises(SystemExit) as ended:
+        command_line.app([*arguments, "--split", "last-view", "--split-since", "5"])
+    assert ended.value.code == 2
+    told = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "split_since: of a split by time alone: leave it out" in told
+
+
 def test_a_report_that_cannot_be_written_is_told_before_anything_is_learnt(tiny_run, tmp_path):
     (tmp_path / "file").write_text("in the way")
     command = [sys.executable, "-m", "pipeline", "run", "--events", str(tiny_run.events)]
