@@ -120,6 +120,8 @@ def workflow(
         popularity_debias: float = RunOptions.popularity_debias,
         keep_seen: bool = not RunOptions.remove_seen,
         recall_target: float = RunOptions.recall_target,
+        index_spec: str = RunOptions.index_spec,
+        index_memory_gib: float = 0.0,
         max_drop: float = GateOptions.max_drop,
         max_fall: float = GateOptions.max_fall,
         max_shrink: float = GateOptions.max_shrink,
@@ -192,6 +194,8 @@ def workflow(
                     prepared=prepared,
                     exported=exported,
                     recall_target=recall_target,
+                    index_spec=index_spec,
+                    index_memory_gib=index_memory_gib,
                 ),
                 "index",
             )["indexed"]

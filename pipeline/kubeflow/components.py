@@ -175,6 +175,8 @@ def index(
     prepared: Input[Dataset],
     exported: Input[Model],
     recall_target: float,
+    index_spec: str,
+    index_memory_gib: float,
     indexed: Output[Artifact],
     samples: Output[HTML],
     samples_text: Output[Markdown],
@@ -182,7 +184,14 @@ def index(
     from pipeline.kubeflow.task import run_task, show_samples
 
     inputs = {"collect": collected.path, "preprocess": prepared.path, "export": exported.path}
-    run_task("index", inputs, indexed.path, recall_target=recall_target)
+    run_task(
+        "index",
+        inputs,
+        indexed.path,
+        recall_target=recall_target,
+        index_spec=index_spec,
+        index_memory_gib=index_memory_gib,
+    )
     show_samples(indexed.path, samples.path, samples_text.path)
 
 

@@ -102,6 +102,8 @@ def parameters_of(options: RunOptions) -> dict[str, Any]:
         "popularity_debias": options.popularity_debias,
         "keep_seen": not options.remove_seen,
         "recall_target": options.recall_target,
+        "index_spec": options.index_spec,
+        "index_memory_gib": options.index_memory_gib or 0.0,
         "max_drop": gate.max_drop,
         "max_fall": gate.max_fall,
         "max_shrink": gate.max_shrink,
@@ -127,6 +129,7 @@ _EMPTY_IS_NONE: Final = frozenset(
         "model",
         "batch_size",
         "max_epochs",
+        "index_memory_gib",
         "max_age_hours",
     }
 )

@@ -45,10 +45,9 @@ options = st.builds(
     window_days=st.none() | some,
     release=st.none() | counts,
     preprocess=st.builds(
-        PreprocessOptions,
-        min_article_views=counts, min_user_views=counts,
-        split=st.sampled_from(["time", "last-view"]), split_since=st.none() | counts,
-        max_test_users=counts,
+        lambda split, **others: PreprocessOptions(split=split[0], split_since=split[1], **others),
+        split=st.just(("last-view", None)) | st.tuples(st.just("time"), st.none() | counts),
+        min_article_views=counts, min_user_views=counts, max_test_users=counts,
         beam_arguments=st.lists(names).map(tuple),
     ),
     train=st.builds(
@@ -68,6 +67,8 @@ options = st.builds(
     popularity_debias=shares,
     remove_seen=st.booleans(),
     recall_target=st.just(0.9),
+    index_spec=names,
+    index_memory_gib=st.none() | some,
 )  # fmt: skip
 
 
@@ -100,7 +101,13 @@ def test_a_task_is_given_only_what_it_reads():
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"split": "random"}, {"dimension": "many"}, {"bigquery": {"project": "shop"}}, {"colour": 1}],
+    [
+        {"split": "random"},
+        {"split": "last-view", "split_since": 1},
+        {"dimension": "many"},
+        {"bigquery": {"project": "shop"}},
+        {"colour": 1},
+    ],
 )
 def test_a_value_that_is_none_is_refused(parameters):
     with pytest.raises((ValidationError, PipelineError)):
