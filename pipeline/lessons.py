@@ -24,6 +24,8 @@ class Lessons:
     """What a tower learns from."""
 
     batches: Batches
+    view_count: int
+    """Views to foretell in an epoch."""
     batch_size: int
     """Views to foretell in a step of the training."""
     steps_of_epoch: int
@@ -43,22 +45,23 @@ def lessons(
     if model == "transformer":
         return _of_sequences(options, prepared, workers, shares)
     size = choose_batch_size(options, prepared.example_count, workers.count)
+    views = prepared.example_count
     batches = TrainingBatches(
-        prepared.examples, prepared.example_count, size, options.seed, workers.index, workers.count
+        prepared.examples, views, size, options.seed, workers.index, workers.count
     )
     epochs = options.max_epochs or _MOST_EPOCHS
-    steps = prepared.example_count // size
-    return Lessons(batches, size, steps, epochs, cools=False, negative_shares=shares)
+    return Lessons(batches, views, size, views // size, epochs, cools=False, negative_shares=shares)
 
 
 def _of_sequences(
     options: TrainOptions, prepared: PreparedData, workers: Workers, shares: NDArray[np.float64]
 ) -> Lessons:
-    available = prepared.step_count // HISTORY_LENGTH
+    views = prepared.step_count
+    available = views // HISTORY_LENGTH
     rows = choose_row_count(options, available, workers.count)
     batches = SequenceBatches(
-        prepared.sequences, prepared.step_count, rows, options.seed, workers.index, workers.count
+        prepared.sequences, views, rows, options.seed, workers.index, workers.count
     )
-    epochs = choose_epochs(options, prepared.step_count, prepared.article_count)
+    epochs = choose_epochs(options, views, prepared.article_count)
     size, steps = rows * HISTORY_LENGTH, available // rows
-    return Lessons(batches, size, steps, epochs, cools=True, negative_shares=shares)
+    return Lessons(batches, views, size, steps, epochs, cools=True, negative_shares=shares)

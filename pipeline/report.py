@@ -64,7 +64,8 @@ def _data_details(result: RunResult) -> dict[str, int]:
         "articles": result.collected.article_count,
         "articles_learnt": result.prepared.article_count,
         "regions": result.prepared.region_count,
-        "training_examples": result.trained.example_count,
+        "training_examples": result.prepared.example_count,
+        "training_steps": result.prepared.step_count,
         "test_users": result.evaluation.test_user_count,
         "test_users_asked": result.evaluation.user_count,
         "unknown_targets": result.evaluation.unknown_targets,
@@ -158,8 +159,8 @@ def training_section(trained: "TrainedModel") -> Section:
     )
     return Section(
         "Training",
-        f"{trained.tower.model}: {trained.example_count} examples in batches of "
-        f"{trained.batch_size}; the weights after epoch {trained.best_round.epochs:.1f} were kept.",
+        f"{trained.tower.model}: {trained.view_count} views to foretell, {trained.batch_size} in a "
+        f"step; the weights after epoch {trained.best_round.epochs:.1f} were kept.",
         (chart,),
     )
 

@@ -41,7 +41,9 @@ class TrainedModel(StepRecord):
     rounds: tuple[Round, ...]
     seconds: float
     batch_size: int
-    example_count: int
+    """Views to foretell in a step."""
+    view_count: int
+    """Views to foretell in an epoch: examples, or the steps of sequences."""
 
     @property
     def weights(self) -> Path:
@@ -80,7 +82,8 @@ def train(
     taught = lessons(settings.model, options, prepared, workers)
     if not taught.steps_of_epoch:
         raise TrainingError(
-            f"{prepared.example_count} examples are too few for {workers.count} workers"
+            f"{taught.view_count} views to foretell are too few: {workers.count} workers of the "
+            f"{settings.model} take at least {taught.batch_size} in a step"
         )
     with workers.strategy.scope():
         tower = build_tower(settings, workers.index)
@@ -107,7 +110,7 @@ def train(
         rounds=rounds,
         seconds=rounds[-1].seconds,
         batch_size=taught.batch_size,
-        example_count=prepared.example_count,
+        view_count=taught.view_count,
     )
 
 

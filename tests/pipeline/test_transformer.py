@@ -13,6 +13,7 @@ from pipeline.errors import TrainingError
 from pipeline.export import export
 from pipeline.exported import ServedTower
 from pipeline.options import TowerSettings, TrainOptions
+from pipeline.report import training_section
 from pipeline.sequences import cut_sequences, parse_sequences
 from pipeline.towers import build_tower
 from pipeline.train import load_tower, train
@@ -111,6 +112,9 @@ def test_it_is_learnt_exported_and_served(tiny_run, tmp_path):
     prepared = tiny_run.result.prepared
     trained = train(prepared, replace(FAST, max_epochs=30), tmp_path / "train")
     assert trained.tower.model == "transformer"
+    assert (
+        f"{prepared.step_count} views to foretell, 200 in a step" in training_section(trained).text
+    )
     assert trained.best_round.validation_loss < trained.rounds[0].validation_loss
     exported = export(trained, prepared, tmp_path / "export", release=1)
     ids = prepared.graph.articles().ids
@@ -120,6 +124,12 @@ def test_it_is_learnt_exported_and_served(tiny_run, tmp_path):
     vectors, known = asked.user_vectors(history, np.array([-1]))
     assert known.tolist() == [3]
     assert np.allclose(vectors[0], served(load_tower(trained), [5, 10, 3]), atol=1e-4)
+
+
+def test_too_few_steps_to_fill_a_row_are_told(tiny_run, tmp_path):
+    few = replace(tiny_run.result.prepared, step_count=49)
+    with pytest.raises(TrainingError, match="49 views to foretell are too few: 1 workers of the"):
+        train(few, FAST, tmp_path)
 
 
 class KilledError(Exception):
