@@ -3,14 +3,11 @@
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pipeline.choice import choose_batch_size, choose_epochs, choose_row_count
 from pipeline.datasets import Batches, SequenceBatches, TrainingBatches
 from pipeline.options import ModelKind, TrainOptions
 from pipeline.prepared import PreparedData
-from pipeline.softmax import negative_shares
+from pipeline.softmax import Negatives
 from pipeline.workers import Workers
 from releases.layout import HISTORY_LENGTH
 
@@ -33,28 +30,28 @@ class Lessons:
     """After so many training ends."""
     cools: bool
     """Whether the learning rate falls in equal steps from what it is to nothing at the end."""
-    negative_shares: NDArray[np.float64]
-    """float64[articles]: how likely each is drawn, where the softmax is over a sample."""
+    negatives: Negatives
+    """For a softmax over a sample."""
 
 
 def lessons(
     model: ModelKind, options: TrainOptions, prepared: PreparedData, workers: Workers
 ) -> Lessons:
     """Find the batches for a kind of tower. Of several workers each takes an equal part of one."""
-    shares = negative_shares(prepared.graph.articles().counts)
+    negatives = Negatives(prepared.graph.articles().counts)
     if model == "transformer":
-        return _of_sequences(options, prepared, workers, shares)
-    size = choose_batch_size(options, prepared.example_count, workers.count)
+        return _of_sequences(options, prepared, workers, negatives)
     views = prepared.example_count
+    size = choose_batch_size(options, views, workers.count)
     batches = TrainingBatches(
         prepared.examples, views, size, options.seed, workers.index, workers.count
     )
     epochs = options.max_epochs or _MOST_EPOCHS
-    return Lessons(batches, views, size, views // size, epochs, cools=False, negative_shares=shares)
+    return Lessons(batches, views, size, views // size, epochs, cools=False, negatives=negatives)
 
 
 def _of_sequences(
-    options: TrainOptions, prepared: PreparedData, workers: Workers, shares: NDArray[np.float64]
+    options: TrainOptions, prepared: PreparedData, workers: Workers, negatives: Negatives
 ) -> Lessons:
     views = prepared.step_count
     available = views // HISTORY_LENGTH
@@ -64,4 +61,4 @@ def _of_sequences(
     )
     epochs = choose_epochs(options, views, prepared.article_count)
     size, steps = rows * HISTORY_LENGTH, available // rows
-    return Lessons(batches, views, size, steps, epochs, cools=True, negative_shares=shares)
+    return Lessons(batches, views, size, steps, epochs, cools=True, negatives=negatives)

@@ -6,13 +6,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-__all__ = [
-    "FULL_SOFTMAX_LIMIT",
-    "draw_negatives",
-    "full_softmax_loss",
-    "negative_shares",
-    "sampled_softmax_loss",
-]
+__all__ = ["FULL_SOFTMAX_LIMIT", "Negatives", "full_softmax_loss", "sampled_softmax_loss"]
 
 FULL_SOFTMAX_LIMIT: Final = 20_000
 """Up to so many articles the whole softmax is used. With 43,000, two cores got through about six
@@ -26,21 +20,21 @@ def full_softmax_loss(vectors: tf.Tensor, articles: tf.Tensor, labels: tf.Tensor
     return tf.reduce_mean(losses)
 
 
-def negative_shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Answer how likely each article is drawn, by its views: half as often as it is viewed, half
-    evenly, so that none is drawn so seldom that a single draw stands for thousands like it.
+class Negatives:
+    """Articles to tell the label from: each drawn half as often as it is viewed, half evenly, so
+    that none is drawn so seldom that a single draw stands for thousands like it.
     """
-    shares: NDArray[np.float64] = 0.5 * counts / counts.sum() + 0.5 / len(counts)
-    return shares
 
+    def __init__(self, counts: NDArray[np.int64]) -> None:
+        """`counts`: int64[articles], the views of each."""
+        self.shares: NDArray[np.float64] = 0.5 * counts / counts.sum() + 0.5 / len(counts)
+        self._up_to = np.cumsum(self.shares)
 
-def draw_negatives(
-    random: np.random.Generator, count: int, shares: NDArray[np.float64]
-) -> NDArray[np.int32]:
-    """Draw rows with these probabilities, with replacement."""
-    rows = np.searchsorted(np.cumsum(shares), random.random(count))
-    negatives: NDArray[np.int32] = np.minimum(rows, len(shares) - 1).astype(np.int32)
-    return negatives
+    def draw(self, random: np.random.Generator, count: int) -> NDArray[np.int32]:
+        """Draw rows with the probabilities `shares` float64[articles], with replacement."""
+        rows = np.searchsorted(self._up_to, random.random(count))
+        negatives: NDArray[np.int32] = np.minimum(rows, len(self.shares) - 1).astype(np.int32)
+        return negatives
 
 
 def sampled_softmax_loss(

@@ -15,7 +15,6 @@ from pipeline.lessons import Lessons
 from pipeline.options import TrainOptions
 from pipeline.softmax import (
     FULL_SOFTMAX_LIMIT,
-    draw_negatives,
     full_softmax_loss,
     sampled_softmax_loss,
 )
@@ -184,9 +183,10 @@ class Trainer:
         articles = self._tower.settings.article_count
         wanted = articles // _ARTICLES_OF_A_NEGATIVE
         drawn = min(_MOST_NEGATIVES, max(_FEWEST_NEGATIVES, wanted))
-        shares = self._lessons.negative_shares
-        rows = draw_negatives(random, drawn if self._is_sampled else 0, shares)
-        return {"negatives": tf.constant(rows), "shares": tf.constant(shares[rows], tf.float32)}
+        negatives = self._lessons.negatives
+        rows = negatives.draw(random, drawn if self._is_sampled else 0)
+        shares = negatives.shares[rows]
+        return {"negatives": tf.constant(rows), "shares": tf.constant(shares, tf.float32)}
 
     def _descend_together(self, **batch: tf.Tensor) -> tf.Tensor:
         return self._workers.sum(self._descend, **batch)

@@ -3,12 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from pipeline.softmax import (
-    draw_negatives,
-    full_softmax_loss,
-    negative_shares,
-    sampled_softmax_loss,
-)
+from pipeline.softmax import Negatives, full_softmax_loss, sampled_softmax_loss
 
 
 def tensors(seed=0, articles=500):
@@ -20,9 +15,9 @@ def tensors(seed=0, articles=500):
 
 def test_many_negatives_approach_the_full_softmax():
     vectors, weights, labels = tensors()
-    shares = negative_shares(np.arange(500)[::-1])
-    rows = draw_negatives(np.random.default_rng(1), 200_000, shares)
-    drawn = tf.constant(shares[rows], tf.float32)
+    negatives = Negatives(np.arange(500)[::-1])
+    rows = negatives.draw(np.random.default_rng(1), 200_000)
+    drawn = tf.constant(negatives.shares[rows], tf.float32)
     sampled = sampled_softmax_loss(vectors, weights, labels, tf.constant(rows), drawn)
     full = full_softmax_loss(vectors, weights, labels)
     assert abs(float(sampled) - float(full)) < 0.05
@@ -36,7 +31,7 @@ def test_a_negative_that_is_the_label_counts_for_nothing():
 
 
 def test_negatives_are_drawn_half_by_views_and_half_evenly():
-    shares = negative_shares(np.array([6, 3, 1, 0]))
-    assert shares.tolist() == [0.425, 0.275, 0.175, 0.125]
-    drawn = draw_negatives(np.random.default_rng(2), 400_000, shares)
-    assert np.abs(np.bincount(drawn, minlength=4) / len(drawn) - shares).max() < 0.004
+    negatives = Negatives(np.array([6, 3, 1, 0]))
+    assert negatives.shares.tolist() == [0.425, 0.275, 0.175, 0.125]
+    drawn = negatives.draw(np.random.default_rng(2), 400_000)
+    assert np.abs(np.bincount(drawn, minlength=4) / len(drawn) - negatives.shares).max() < 0.004
