@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from pipeline.model import UserTower
+from pipeline.mean_pooling import MeanPoolingTower
 from pipeline.options import ModelKind, TowerSettings
 from pipeline.tower import Tower
 from pipeline.transformer import TransformerTower
@@ -12,7 +12,7 @@ from pipeline.transformer import TransformerTower
 __all__ = ["build_tower"]
 
 _KINDS: Final[Mapping[ModelKind, Callable[[TowerSettings, int], Tower]]] = MappingProxyType(
-    {"mean-pooling": UserTower, "transformer": TransformerTower}
+    {"mean-pooling": MeanPoolingTower, "transformer": TransformerTower}
 )
 
 

@@ -13,7 +13,7 @@ import pipeline.trainer
 from pipeline.choice import choose_batch_size
 from pipeline.datasets import TrainingBatches
 from pipeline.errors import StepError, TrainingError
-from pipeline.model import UserTower
+from pipeline.mean_pooling import MeanPoolingTower
 from pipeline.options import RunOptions, TowerSettings, TrainOptions
 from pipeline.records import has_ended
 from pipeline.steps import run_step
@@ -111,7 +111,7 @@ def test_workers_draw_masks_of_their_own():
     answers = []
     for worker in (0, 0, 1):
         keras.utils.set_random_seed(1)
-        tower = UserTower(settings, worker)
+        tower = MeanPoolingTower(settings, worker)
         answers.append([tower(history, region, training=True), tower(history, region)])
     (drawn, plain), (drawn_again, _), (drawn_by_another, plain_of_another) = answers
     assert np.array_equal(drawn, drawn_again)

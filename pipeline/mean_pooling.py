@@ -1,4 +1,4 @@
-"""The user tower: YouTube's candidate generator over raw history indices, in Keras."""
+"""The user tower by mean pooling: YouTube's candidate generator, in Keras."""
 
 import keras
 import tensorflow as tf
@@ -7,10 +7,10 @@ from pipeline.options import TowerSettings
 from pipeline.tower import Chance, Tower, running_count
 from releases.layout import HISTORY_LENGTH
 
-__all__ = ["UserTower"]
+__all__ = ["MeanPoolingTower"]
 
 
-class UserTower(Tower):
+class MeanPoolingTower(Tower):
     """History and region indices to a user vector; index 0 is padding or unknown.
 
     The input of the ReLU layers is the weighted mean of the viewed articles' embeddings, with one
@@ -21,7 +21,7 @@ class UserTower(Tower):
 
     def __init__(self, settings: TowerSettings, worker: int = 0) -> None:
         """`worker`: its place among those that learn together; each draws masks of its own."""
-        super().__init__(settings, name="user_tower")
+        super().__init__(settings, name="mean_pooling_tower")
         self.dropping = Chance(worker)
         self.hidden = [
             keras.layers.Dense(units, activation="relu") for units in settings.hidden_units
