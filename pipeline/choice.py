@@ -19,6 +19,10 @@ __all__ = [
 
 _TRANSFORMER_FROM_STEPS: Final = 300_000
 """With fewer the transformer was not measured: mean pooling is what was there before."""
+_LAYERS: Final = 2
+_HEADS: Final = 2
+"""With more of either a request would take longer than it may (docs/quality.md)."""
+_MEAN_POOLING_DROPOUT: Final = 0.3
 _MOST_ROWS: Final = 64
 _VIEWS_IN_ALL: Final = 15_000_000
 _FEWEST_EPOCHS: Final = 5
@@ -34,32 +38,36 @@ def choose_model(options: TrainOptions, prepared: PreparedData) -> ModelKind:
 
 def settings_of(options: TrainOptions, prepared: PreparedData) -> TowerSettings:
     """Settle all that shapes the tower. Raises TrainingError where the options don't fit."""
-    model, dropout = choose_model(options, prepared), options.dropout
-    if model == "transformer":
-        dropout = choose_dropout(options, prepared.step_count, prepared.article_count)
-        if options.dimension % options.heads:
-            raise TrainingError(
-                f"the dimension, {options.dimension}, is no multiple of the transformer's "
-                f"{options.heads} heads"
-            )
+    model = choose_model(options, prepared)
+    if model == "transformer" and options.dimension % _HEADS:
+        raise TrainingError(
+            f"the dimension, {options.dimension}, is no multiple of the transformer's "
+            f"{_HEADS} heads"
+        )
     return TowerSettings(
         model=model,
         article_count=prepared.article_count,
         region_count=prepared.region_count,
         dimension=options.dimension,
         hidden_units=options.hidden_units,
-        dropout=dropout,
+        dropout=choose_dropout(options, model, prepared.step_count, prepared.article_count),
         history_dropout=options.history_dropout,
         region_dropout=options.region_dropout,
-        layers=options.layers,
-        heads=options.heads,
+        layers=_LAYERS,
+        heads=_HEADS,
     )
 
 
-def choose_dropout(options: TrainOptions, step_count: int, article_count: int) -> float:
-    """Articles that are seldom viewed are learnt by heart: from 0.2 at 200 views to 0.3 at 20."""
-    if options.block_dropout is not None:
-        return options.block_dropout
+def choose_dropout(
+    options: TrainOptions, model: ModelKind, step_count: int, article_count: int
+) -> float:
+    """Settle the transformer's by the data: articles that are seldom viewed are learnt by heart,
+    so from 0.2 at 200 views to 0.3 at 20.
+    """
+    if options.dropout is not None:
+        return options.dropout
+    if model == "mean-pooling":
+        return _MEAN_POOLING_DROPOUT
     views_of_article = max(1.0, step_count / article_count)
     return min(0.3, max(0.2, 0.2 + 0.1 * math.log10(200 / views_of_article)))
 

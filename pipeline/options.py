@@ -98,12 +98,8 @@ class TrainOptions:
     dimension: Annotated[int, Field(ge=4, le=1024)] = 64
     hidden_units: tuple[_Count, ...] = (128,)
     """Of mean pooling."""
-    layers: _Count = 2
-    """Of the transformer, as are `heads` and `block_dropout`."""
-    heads: _Count = 2
-    block_dropout: _Share | None = None
-    """None: the more, the fewer views an article has."""
-    dropout: _Share = 0.3
+    dropout: _Share | None = None
+    """None: by the kind of model and the amount of data."""
     history_dropout: _Share = 0.3
     """Share of the views of a training history that the mean passes over."""
     region_dropout: _Share = 0.3

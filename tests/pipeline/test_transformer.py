@@ -22,7 +22,7 @@ SETTINGS = TowerSettings("transformer", 30, 3, 8, (), 0.0, 0.0, 0.0, layers=2, h
 FAST = TrainOptions(
     model="transformer",
     dimension=8,
-    block_dropout=0.1,
+    dropout=0.1,
     learning_rate=1e-2,
     batch_size=200,
     max_epochs=3,
@@ -165,9 +165,10 @@ def test_what_is_learnt_and_how_follows_from_the_amount_of_data(
 ):
     prepared = replace(tiny_run.result.prepared, step_count=steps, article_count=articles)
     assert choose_model(TrainOptions(), prepared) == model
+    assert settings_of(TrainOptions(model="mean-pooling"), prepared).dropout == 0.3
     asked_for = TrainOptions(model="transformer")
     assert settings_of(asked_for, prepared).dropout == pytest.approx(dropout, abs=0.01)
-    assert settings_of(replace(asked_for, block_dropout=0.1), prepared).dropout == 0.1
+    assert settings_of(replace(asked_for, dropout=0.1), prepared).dropout == 0.1
     assert choose_epochs(asked_for, steps, articles) == epochs
     with pytest.raises(TrainingError, match="65, is no multiple of"):
         settings_of(replace(asked_for, dimension=65), prepared)

@@ -53,7 +53,7 @@ options = st.builds(
     train=st.builds(
         TrainOptions,
         dimension=st.integers(4, 1024), hidden_units=st.lists(counts).map(tuple),
-        dropout=st.just(0.3), history_dropout=st.just(0.3), region_dropout=st.just(0.3),
+        dropout=st.none(), history_dropout=st.just(0.3), region_dropout=st.just(0.3),
         learning_rate=st.floats(1e-6, 1),
         batch_size=st.none() | counts, max_train_seconds=some, max_epochs=st.none() | counts,
         model=st.sampled_from([None, "mean-pooling", "transformer"]),
