@@ -15,7 +15,7 @@ def keep_freed_memory() -> None:
     """Keep it for the next allocation, where the C library is glibc.
 
     Each step of a training allocates the same large blocks. By default glibc gives such blocks back
-    to the kernel at once, which clears every page of the next one: half of the time of a step.
+    to the kernel at once, which clears every page of the next one: a quarter of the time of a step.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

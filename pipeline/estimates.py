@@ -7,6 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.metrics import worth
+
 __all__ = ["Estimate", "at_cutoffs", "estimate"]
 
 _NORMAL_95: Final = 1.96
@@ -38,15 +40,10 @@ def estimate(values: NDArray[np.float64], users: NDArray[np.int64]) -> Estimate:
 def at_cutoffs(
     ranks: NDArray[np.int64], users: NDArray[np.int64], cutoffs: Iterable[int]
 ) -> dict[str, Estimate]:
-    """Average ranks int64[questions] into HR@k, NDCG@k and MRR@k, each in 0..1.
-
-    With one target HR@k, also called recall@k and P@k, is the share of ranks up to k; NDCG@k is
-    the mean of 1 / log2(rank + 1) and MRR@k that of 1 / rank, both 0 beyond k.
-    """
-    exact = ranks.astype(np.float64)
-    gains = {"HR": np.ones(len(ranks)), "NDCG": 1 / np.log2(exact + 1), "MRR": 1 / exact}
+    """Average ranks int64[questions] into HR@k (also called recall@k and P@k), NDCG@k and MRR@k."""
+    found = {k: worth(ranks, k) for k in cutoffs}
     return {
-        f"{name}@{k}": estimate(np.where(ranks <= k, gain, 0.0), users)
-        for name, gain in gains.items()
-        for k in cutoffs
+        f"{name}@{k}": estimate(found[k][name], users)
+        for name in ("HR", "NDCG", "MRR")
+        for k in found
     }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,13 @@ from pipeline.baselines import (
     newest_known,
 )
 from pipeline.exported import ExportedModel, ServedTower
-from pipeline.metrics import RankingMetrics
+from pipeline.metrics import ANSWERED, RankingMetrics
 from pipeline.prepared import PreparedData, UserSample
 from pipeline.ranking import Ranked, Scorer, rank_all
 from pipeline.records import StepRecord
 from pipeline.transform import Vocabulary
 
 __all__ = ["Evaluation", "Hits", "evaluate"]
-
-_ANSWERED: Final = 200
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def evaluate(
         popularity=popularity.metrics(),
         transitions=asked.rank(transitions).metrics(),
         in_service=None if rival is None else rival.metrics(),
-        hits=_hits(model.ranks <= _ANSWERED, popularity.ranks <= _ANSWERED),
+        hits=_hits(model.ranks <= ANSWERED, popularity.ranks <= ANSWERED),
         user_count=len(users),
         test_user_count=prepared.test_user_count,
         unknown_targets=int((asked.columns < 0).sum()),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.baselines import PopularityBaseline, Successions, TransitionsBaseline
 from pipeline.estimates import Estimate, at_cutoffs
-from pipeline.metrics import MISSED
+from pipeline.metrics import ANSWERED, MISSED
 from pipeline.protocols import Questions
 from pipeline.ranking import Scorer, rank_all
 from pipeline.served import ServedRelease
@@ -17,7 +17,7 @@ from pipeline.transform import Vocabulary
 
 __all__ = ["CUTOFFS", "Judgement", "Segment", "judge"]
 
-CUTOFFS: Final = (10, 20, 50, 200)
+CUTOFFS: Final = (10, 20, 50, ANSWERED)
 _HISTORY_LENGTHS: Final = (1, 2, 5, 10, 20, 50)
 _HEAD: Final = (0.01, 0.1, 1.0)
 

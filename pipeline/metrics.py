@@ -7,9 +7,21 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CUTOFFS", "MISSED", "RankingMetrics", "measure", "rank_targets", "top_columns"]
+__all__ = [
+    "ANSWERED",
+    "CUTOFFS",
+    "MISSED",
+    "RankingMetrics",
+    "measure",
+    "rank_targets",
+    "top_columns",
+    "worth",
+]
 
-CUTOFFS: Final = (10, 50, 200)
+ANSWERED: Final = 200
+"""Articles of an answer: what coverage is counted on, and a hit is one of."""
+
+CUTOFFS: Final = (10, 50, ANSWERED)
 
 MISSED: Final = np.iinfo(np.int64).max
 """The rank of a target that cannot be answered at all."""
@@ -55,17 +67,27 @@ def top_columns(
     return np.unique(top[np.take_along_axis(~seen, top, axis=1)])
 
 
+def worth(ranks: NDArray[np.int64], cutoff: int) -> dict[str, NDArray[np.float64]]:
+    """Say what each of the ranks int64[n] adds to HR, NDCG and MRR, each in 0..1.
+
+    With one target that is 1, 1 / log2(rank + 1) and 1 / rank; all are 0 beyond the cutoff.
+    """
+    exact, counts = ranks.astype(np.float64), ranks <= cutoff
+    gains = {"HR": np.ones(len(ranks)), "NDCG": 1 / np.log2(exact + 1), "MRR": 1 / exact}
+    return {name: np.where(counts, gain, 0.0) for name, gain in gains.items()}
+
+
 def measure(
     ranks: NDArray[np.int64], answered: Iterable[NDArray[np.int64]], article_count: int
 ) -> RankingMetrics:
     """Average ranks into metrics; `answered` are the columns that `top_columns` gave."""
-    gain = 1 / np.log2(ranks.astype(np.float64) + 1)
+    found = {k: worth(ranks, k) for k in (*CUTOFFS, MISSED - 1)}
     covered: set[int] = set()
     for columns in answered:
         covered.update(columns.tolist())
     return RankingMetrics(
-        hit_rate={k: float((ranks <= k).mean()) for k in CUTOFFS},
-        ndcg={k: float(np.where(ranks <= k, gain, 0.0).mean()) for k in CUTOFFS},
-        mrr=float(np.where(ranks == MISSED, 0.0, 1 / ranks).mean()),
+        hit_rate={k: float(found[k]["HR"].mean()) for k in CUTOFFS},
+        ndcg={k: float(found[k]["NDCG"].mean()) for k in CUTOFFS},
+        mrr=float(found[MISSED - 1]["MRR"].mean()),
         coverage=len(covered) / article_count,
     )

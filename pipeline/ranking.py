@@ -7,12 +7,11 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.metrics import RankingMetrics, measure, rank_targets, top_columns
+from pipeline.metrics import ANSWERED, RankingMetrics, measure, rank_targets, top_columns
 
 __all__ = ["Ranked", "Scorer", "rank_all"]
 
 _SCORES_AT_ONCE: Final = 10_000_000
-_ANSWERED: Final = 200
 
 
 class Scorer(Protocol):
@@ -60,5 +59,5 @@ def rank_all(
             seen[row, seen_of(int(user))] = True
         ranks.append(rank_targets(scores, columns[begin : begin + at_once], seen[:, 1:]))
         if with_answers:
-            answered.append(top_columns(scores, seen[:, 1:], _ANSWERED))
+            answered.append(top_columns(scores, seen[:, 1:], ANSWERED))
     return Ranked(np.concatenate(ranks), answered, article_count)
