@@ -20,7 +20,7 @@ from reporting import Figure, Report, Section, Table
 
 __all__ = ["report_quality"]
 
-_MOST_TRAIN_SECONDS: Final = 75 * 60.0
+_MOST_RUN_SECONDS: Final = 75 * 60.0
 _MOST_MS: Final = 1.0
 _GIB: Final = 1 << 30
 _SHOWN_ARTICLES: Final = 15
@@ -78,13 +78,14 @@ def _costs(trials: tuple[Trial, ...], *, quick: bool) -> list[Figure]:
     alone, together = (max(trial.latency_ms[size] for trial in trials) for size in ("1", "16"))
     return [
         Figure("model", trained[0].tower.model),
+        Figure("longest training", max(each.seconds for each in trained), "s"),
+        # The training alone would never fail: it ends itself after `max_train_seconds`.
         Figure(
-            "longest training",
-            max(each.seconds for each in trained),
+            "longest run of the workflow",
+            max(trial.run_seconds for trial in trials),
             "s",
-            must=None if quick else f"< {_MOST_TRAIN_SECONDS:g}",
+            must=None if quick else f"< {_MOST_RUN_SECONDS:g}",
         ),
-        Figure("longest run of the workflow", max(trial.run_seconds for trial in trials), "s"),
         Figure("peak memory", max(trial.peak_bytes for trial in trials) / _GIB, "GiB"),
         Figure(
             "SavedModel on one thread, batch of 1", alone, "ms",
