@@ -19,7 +19,8 @@ from releases.store import ReleaseStore
 __all__ = ["Answers", "ServedRelease"]
 
 _MOST_EXCLUDED: Final = 5_000
-"""Of a search of the faiss server; of more views the newest are left out."""
+"""Of a call of GetCandidates; of more views the newest are left out. (A search of the faiss server
+takes 6,000: a call's, and the user's history.)"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ class ServedRelease:
     ) -> Answers:
         """Ask for k articles for each of the raw histories int64[n, 50], newest first.
 
-        `excluded`: empty, or for each of them the ids to leave out, oldest first.
+        `excluded`: empty, or for each of them the ids to leave out, oldest first. A history without
+        an article that the model knows is asked like any other; the recommender answers it with
+        popular articles.
         """
         vectors, _ = ServedTower(self.exported.saved_model).user_vectors(histories, regions)
         newest = [ids[-_MOST_EXCLUDED:] for ids in excluded]

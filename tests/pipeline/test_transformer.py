@@ -64,6 +64,19 @@ def test_order_counts_and_unknown_views_are_passed_over(tower):
     assert not np.allclose(served(tower, [5, 3]), plain, atol=1e-2)
 
 
+def test_what_stands_in_the_place_of_unknown_views_is_not_looked_at():
+    """Their index, 0, has no vector: the first article's is gathered, and masked."""
+    keras.utils.set_random_seed(1)
+    made = build_tower(SETTINGS)
+    before = served(made, [0, 5, 0, 3, 9]), served(made, [5, 1])
+    vectors = made.article_vectors.numpy()
+    vectors[0] += 1.0
+    made.article_vectors.assign(vectors)
+    after = served(made, [0, 5, 0, 3, 9]), served(made, [5, 1])
+    assert np.array_equal(before[0], after[0])
+    assert not np.allclose(before[1], after[1], atol=1e-3)
+
+
 def test_without_a_known_view_the_answer_is_still_a_number(tower):
     assert np.isfinite(served(tower, [])).all()
 
