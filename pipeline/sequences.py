@@ -1,4 +1,9 @@
-"""Whole histories for learning: what a user viewed, one view after another; their wire format."""
+"""Whole histories for learning: what a user viewed, one view after another; their wire format.
+
+An article that is viewed again stays at each of its views, whereas a served history holds it at the
+latest alone: each view is one to foretell, and a place that is passed over by what comes after its
+repeat is still looked at by what comes before it, so a single pass can't do both.
+"""
 
 from typing import Any, Final
 
