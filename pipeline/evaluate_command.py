@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from pipeline.collect import CollectedEvents, collect
-from pipeline.errors import StepError
-from pipeline.holdout import scan
+from pipeline.errors import PipelineError, StepError
+from pipeline.holdout import HoldOut, scan
 from pipeline.judgement_report import judgement_details, judgement_figures, judgement_sections
 from pipeline.judging import Judgement, judge
 from pipeline.options import CollectOptions
@@ -18,6 +18,7 @@ from pipeline.protocols import Protocol, hold_out_of, questions
 from pipeline.served import ServedRelease
 from pipeline.steps import naming
 from pipeline.window import Window
+from releases.manifest import Manifest
 from reporting import Report, print_report, write_report
 
 __all__ = ["evaluate_command", "evaluate_release"]
@@ -48,7 +49,8 @@ def evaluate_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """Rank held-out views among the whole catalogue, by model and index as they are served.
 
     What is held out must not have been learnt: --split last-view for leave-one-out, --split time
-    with the same --split-since for the others.
+    with the same --split-since for the others, which refuse a release that learnt from views since
+    then. Of leave-one-out the report says where that can't be told.
     """
     removed = protocol == "leave-one-out" if seen is None else seen == "remove"
     try:
@@ -78,13 +80,27 @@ def evaluate_release(
     *,
     remove_seen: bool,
 ) -> Judgement:
-    """Fetch a release and judge it. Raises PipelineError and ReleaseError."""
+    """Fetch a release and judge it. Raises PipelineError, of a release too that learnt from what
+    the protocol holds out, and ReleaseError.
+    """
     with tempfile.TemporaryDirectory(prefix="evaluate-") as folder:
         collected = _collected(events, Path(folder) / "collect")
         hold_out = hold_out_of(protocol, since, scan(collected.histories))
         asked = questions(collected.histories, protocol, hold_out)
         served = ServedRelease.fetch(store, release, Path(folder) / "release")
+        _refuse_learnt(served.manifest, hold_out)
         return judge(served, asked, remove_seen=remove_seen)
+
+
+def _refuse_learnt(manifest: Manifest, hold_out: HoldOut) -> None:
+    """By time alone: a last view that is older than others' may have been held out all the same."""
+    last, since = manifest.data.last_event, hold_out.since
+    if since is not None and last >= since:
+        raise PipelineError(
+            f"release {manifest.release} learnt from views up to second {last}, and what is asked "
+            f"for begins at {since}: give --since {last + 1} or later, or a release of "
+            f"--split time --split-since {since}"
+        )
 
 
 def _collected(events: Path, directory: Path) -> CollectedEvents:

@@ -46,6 +46,12 @@ def judgement_sections(judgement: Judgement, protocol: str) -> tuple[Section, ..
         "count as misses, ties count against us. ± is half a 95 % confidence interval; questions "
         "of one user are one draw."
     )
+    if judgement.within_learnt:
+        text += (
+            f" {judgement.within_learnt} of the views asked for are no newer than the newest one "
+            "that the release learnt from, and the manifest does not say whether they were held "
+            "out of it: the figures hold for a release of the same views and --split last-view."
+        )
     return (Section("Quality", text, (metrics,)), Section("Segments", "", (segments,)))
 
 
@@ -56,6 +62,7 @@ def judgement_details(judgement: Judgement) -> dict[str, Any]:
         "users": judgement.user_count,
         "unknown_targets": judgement.unknown_targets,
         "seen_removed": judgement.seen_removed,
+        "within_learnt": judgement.within_learnt,
         "half_widths_95": {name: each.half_width for name, each in judgement.model.items()},
         "segments": {
             each.name: {

@@ -44,6 +44,8 @@ class Judgement:
     unknown_targets: int
     """Targets that the release's index does not hold: always misses."""
     seen_removed: bool
+    within_learnt: int
+    """Targets that are not newer than the newest view that the release learnt from."""
 
 
 def judge(release: ServedRelease, asked: Questions, *, remove_seen: bool) -> Judgement:
@@ -65,6 +67,7 @@ def judge(release: ServedRelease, asked: Questions, *, remove_seen: bool) -> Jud
         user_count=len(np.unique(asked.users)),
         unknown_targets=int((~np.isin(asked.targets, release.exported.article_ids())).sum()),
         seen_removed=remove_seen,
+        within_learnt=int((asked.viewed_at <= release.manifest.data.last_event).sum()),
     )
 
 

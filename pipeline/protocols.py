@@ -41,6 +41,8 @@ class Questions:
     """int64[questions]: raw id of the view that came."""
     regions: NDArray[np.int64]
     """int64[questions]: raw region id of that view, -1 unknown."""
+    viewed_at: NDArray[np.int64]
+    """int64[questions]: unix second of that view."""
     histories: NDArray[np.int64]
     """int64[questions, 50]: what the servers would have known, newest first, padded with -1."""
 
@@ -91,5 +93,6 @@ def questions(shards: Iterable[Path], protocol: Protocol, hold_out: HoldOut) -> 
         ends=places,
         targets=views.article_ids[places],
         regions=views.region_ids[places],
+        viewed_at=views.viewed_at[places],
         histories=history_windows(views.article_ids, repeats, begins, places, -1),
     )

@@ -12,10 +12,12 @@ import pytest
 from pipeline.errors import PipelineError, TooLittleDataError
 from pipeline.estimates import at_cutoffs, estimate
 from pipeline.evaluate_command import evaluate_release
-from pipeline.holdout import scan
+from pipeline.holdout import HoldOut, scan
+from pipeline.judgement_report import judgement_sections
+from pipeline.judging import judge
 from pipeline.metrics import MISSED
 from pipeline.protocols import hold_out_of, questions
-from pipeline.served import Answers
+from pipeline.served import Answers, ServedRelease
 
 USERS = {
     "ann": [(5, 1), (9, 2), (5, 3), (3, 8)],
@@ -122,6 +124,43 @@ def test_a_release_is_worth_as_much_as_the_workflow_said(tiny_run):
         assert ours["HR@10"].value == pytest.approx(theirs.hit_rate[10], abs=0.02)
         assert ours["NDCG@10"].value == pytest.approx(theirs.ndcg[10], abs=0.02)
     assert sum(each.count for each in judgement.segments) == 2 * judgement.question_count
+
+
+@pytest.mark.parametrize("protocol", ["time-split", "session-prefix"])
+def test_a_release_that_learnt_from_what_is_asked_for_is_refused(tiny_run, protocol):
+    last = tiny_run.result.manifest.data.last_event
+    with pytest.raises(PipelineError, match=f"learnt from views up to second {last}, and what is"):
+        evaluate_release(
+            tiny_run.events, str(tiny_run.store), protocol, since=last, remove_seen=False
+        )
+
+
+def test_questions_that_may_have_been_learnt_are_counted_and_told(tiny_run):
+    store, events = str(tiny_run.store), tiny_run.events
+    judgement = evaluate_release(events, store, "leave-one-out", remove_seen=True)
+    last = tiny_run.result.manifest.data.last_event
+    late = evaluate_release(events, store, "time-split", since=last + 1, remove_seen=True)
+    assert 0 < judgement.within_learnt < judgement.question_count
+    assert judgement.within_learnt == judgement.question_count - late.question_count
+    (quality, _) = judgement_sections(judgement, "leave-one-out")
+    assert f" {judgement.within_learnt} of the views asked for are no newer than" in quality.text
+    (quality, _) = judgement_sections(late, "time-split")
+    assert "no newer" not in quality.text
+
+
+def test_each_view_of_a_session_but_the_first_is_asked_of_model_and_index(tiny_run, tmp_path):
+    shards, since = tiny_run.result.collected.histories, 1_600_000_400
+    asked = questions(shards, "session-prefix", HoldOut("time", since))
+    served = ServedRelease.fetch(str(tiny_run.store), None, tmp_path)
+    judgement = judge(served, asked, remove_seen=False)
+    views = [
+        at
+        for user in pq.read_table([*shards]).to_pylist()
+        for at in user["viewed_at"][1:]
+        if at >= since
+    ]
+    assert judgement.question_count == len(views) > judgement.user_count
+    assert judgement.model["HR@10"].value > judgement.popularity["HR@10"].value
 
 
 def test_the_command_writes_a_report_and_tells_what_is_wrong(tiny_run, tmp_path):
