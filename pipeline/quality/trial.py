@@ -66,16 +66,9 @@ def _histories(workdir: Path) -> tuple[Path, ...]:
 def _learn(
     data_set: DataSet, data: QualityData, seed: int, directory: Path, options: Sequence[str]
 ) -> tuple[float, int]:
-    command = [sys.executable, "-m", "pipeline", "run", "--events", str(data.events)]
+    command = [sys.executable, "-m", "pipeline", "run", "--publish-anyway", "--seed", str(seed)]
     command += ["--store", str(directory / "store"), "--workdir", str(directory / "work")]
-    command += ["--seed", str(seed), "--publish-anyway", *options]
-    command += ["--split", "last-view" if data.since is None else "time"]
-    if data.since is not None:
-        command += ["--split-since", str(data.since)]
-    if data.items is not None:
-        command += ["--items", str(data.items)]
-    if not data_set.removes_seen:
-        command += ["--keep-seen"]
+    command += [*options, *_asked_by(data_set, data)]
     started = time.monotonic()
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -90,6 +83,19 @@ def _learn(
         lines = (directory / "log").read_text().splitlines()
         raise PipelineError(lines[-1] if lines else "the workflow said nothing")
     return time.monotonic() - started, usage.ru_maxrss * 1024
+
+
+def _asked_by(data_set: DataSet, data: QualityData) -> list[str]:
+    """Say to the workflow what is learnt from and what is held out."""
+    asked = ["--events", str(data.events)]
+    if data.items is not None:
+        asked += ["--items", str(data.items)]
+    asked += ["--split", "last-view" if data.since is None else "time"]
+    if data.since is not None:
+        asked += ["--split-since", str(data.since)]
+    if not data_set.removes_seen:
+        asked += ["--keep-seen"]
+    return asked
 
 
 def _latency(served: ServedRelease, histories: NDArray[np.int64]) -> dict[str, float]:

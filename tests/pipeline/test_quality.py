@@ -5,12 +5,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import EventsError
 from pipeline.quality.__main__ import main
-from pipeline.quality.data_sets import DATA_SETS
+from pipeline.quality.data_sets import DATA_SETS, QualityData
+from pipeline.quality.trial import _asked_by
 from tests.pipeline.conftest import synthetic_events
 
 
@@ -79,6 +81,19 @@ def test_only_rows_of_the_benchmark_count(data_dir, tmp_path):
     assert few.since is None
     assert few.items is None
     assert DATA_SETS["ml-1m"].prepare(data_dir, tmp_path).events.stat().st_size > size
+
+
+@pytest.mark.parametrize(
+    ("name", "since", "told"),
+    [
+        ("diginetica", 8, ["--split", "time", "--split-since", "8", "--keep-seen"]),
+        ("ml-1m", None, ["--split", "last-view"]),
+    ],
+)
+def test_the_workflow_holds_out_what_the_protocol_asks_for(name, since, told):
+    data = QualityData(Path("events"), Path("items"), since)
+    asked = _asked_by(DATA_SETS[name], data)
+    assert asked == ["--events", "events", "--items", "items", *told]
 
 
 def test_the_test_begins_with_its_first_view_and_one_without_views_is_told(tmp_path):

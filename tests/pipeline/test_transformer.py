@@ -30,6 +30,27 @@ FAST = TrainOptions(
 
 
 @pytest.fixture(scope="module")
+def learnt(tiny_run, tmp_path_factory):
+    """A training, and the learning rate of each of its rounds."""
+    optimizers, rates = [], []
+
+    class Noted(keras.optimizers.Adam):
+        def __init__(self, rate):
+            super().__init__(rate)
+            optimizers.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.optimizers, "Adam", Noted)
+        trained = train(
+            tiny_run.result.prepared,
+            FAST,
+            tmp_path_factory.mktemp("learnt"),
+            lambda _round: rates.append(float(optimizers[0].learning_rate)),
+        )
+    return trained, rates
+
+
+@pytest.fixture(scope="module")
 def tower():
     keras.utils.set_random_seed(1)
     made = build_tower(SETTINGS)
@@ -121,9 +142,26 @@ def test_rows_are_full_and_an_epoch_can_be_asked_again(tiny_run):
     assert articles(1) != first
 
 
-def test_it_is_learnt_exported_and_served(tiny_run, tmp_path):
+def test_parts_of_workers_are_together_the_batch_of_one(tiny_run):
     prepared = tiny_run.result.prepared
-    trained = train(prepared, replace(FAST, max_epochs=30), tmp_path / "train")
+
+    def batches(*worker):
+        made = SequenceBatches(prepared.sequences, prepared.step_count, 4, 1, *worker)
+        return [{name: rows.numpy() for name, rows in batch.items()} for batch in made.epoch(0)]
+
+    for whole, first, second in zip(batches(), batches(0, 2), batches(1, 2), strict=True):
+        for name, rows in whole.items():
+            assert np.array_equal(rows[0::2], first[name])
+            assert np.array_equal(rows[1::2], second[name])
+
+
+def test_the_learning_rate_falls_in_equal_steps_to_nothing(learnt):
+    _, rates = learnt
+    assert rates == pytest.approx([1e-2, 1e-2 * 2 / 3, 1e-2 / 3], rel=1e-5)
+
+
+def test_it_is_learnt_exported_and_served(tiny_run, learnt, tmp_path):
+    prepared, (trained, _) = tiny_run.result.prepared, learnt
     assert trained.tower.model == "transformer"
     assert (
         f"{prepared.step_count} views to foretell, 200 in a step" in training_section(trained).text
@@ -149,9 +187,8 @@ class KilledError(Exception):
     """Stands for the end of the process, right after a checkpoint."""
 
 
-def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, tmp_path):
-    prepared = tiny_run.result.prepared
-    whole = train(prepared, FAST, tmp_path / "whole")
+def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, learnt, tmp_path):
+    prepared, (whole, _) = tiny_run.result.prepared, learnt
 
     def end_after_the_first(_done):
         raise KilledError

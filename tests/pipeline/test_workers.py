@@ -23,10 +23,11 @@ from pipeline.records import has_ended
 from pipeline.train import TrainedModel, load_tower, train
 from pipeline.workers import Workers, _place
 
-# Without dropout nothing but rounding tells the processes' parts of a batch from the whole.
+# Without dropout nothing but rounding tells the processes' parts of a batch from the whole. The
+# transformer, as its learning rate too must not hang on the clock of each.
 PLAIN = TrainOptions(
-    dimension=8, hidden_units=(8,), dropout=0.0, history_dropout=0.0, region_dropout=0.0,
-    learning_rate=1e-2, batch_size=64, max_epochs=20, patience=20,
+    model="transformer", dimension=8, dropout=0.0, region_dropout=0.0,
+    learning_rate=2e-3, batch_size=200, max_epochs=20, patience=20,
 )  # fmt: skip
 
 
