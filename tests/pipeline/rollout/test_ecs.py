@@ -3,72 +3,24 @@
 import asyncio
 import itertools
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
-import trustme
 from botocore.stub import Stubber  # type: ignore[import-untyped]
-from recsys.recommender.v1 import recommender_service_pb2 as messages
-from recsys.recommender.v1 import recommender_service_pb2_grpc as stubs
 from typer.testing import CliRunner
 
 from pipeline import rollout_command
 from pipeline.__main__ import app
-from pipeline.errors import GoldenError, RolloutError
-from pipeline.rollout import EcsRollout, RecommenderTls, ecs_client, replay_goldens, roll_out
-from releases.publish import publish
+from pipeline.errors import RolloutError
+from pipeline.rollout import EcsRollout, ecs_client, replay_goldens, roll_out
 from releases.store import ReleaseStore
-from tests.support.certificates import SERVER_NAME, Files
+from tests.pipeline.rollout.conftest import EXPECTED, ScriptedRecommender, checking
 from tests.support.object_stores import ScriptedS3, s3_server
-from tests.support.releases import manifest_of, stage_files, tiny_files
 
 SERVICES = ("model", "faiss", "recommender")
-EXPECTED = (10, 11, 12, 13)
 numbers = itertools.count()
-
-
-@dataclass
-class ScriptedRecommender(stubs.RecommenderServiceServicer):
-    """Answers whatever a test tells it to, over the wire."""
-
-    address: str = ""
-    answers: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """By release; one that is not here is not in service."""
-    refusals: list[grpc.StatusCode] = field(default_factory=list)
-    """Of the next calls."""
-    fallback: "messages.FallbackReason.ValueType" = messages.FALLBACK_REASON_UNSPECIFIED
-    asked: list[messages.GetCandidatesRequest] = field(default_factory=list)
-
-    async def GetCandidates(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        self.asked.append(request)
-        if self.refusals:
-            await context.abort(self.refusals.pop(0), "told to refuse")
-        if request.release not in self.answers:
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not in service")
-        ids = self.answers[request.release]
-        fell_back = self.fallback != messages.FALLBACK_REASON_UNSPECIFIED
-        return messages.GetCandidatesResponse(
-            article_ids=ids,
-            scores=[1.0] * len(ids),
-            release=request.release,
-            source=messages.SOURCE_POPULAR if fell_back else messages.SOURCE_PERSONALIZED,
-            fallback_reason=self.fallback,
-        )
-
-
-@pytest.fixture
-async def recommender() -> AsyncIterator[ScriptedRecommender]:
-    scripted = ScriptedRecommender()
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    stubs.add_RecommenderServiceServicer_to_server(scripted, server)
-    scripted.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    yield scripted
-    await server.stop(0)
 
 
 @pytest.fixture(scope="module")
@@ -114,28 +66,8 @@ def cluster(moto: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return made
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ReleaseStore:
-    place = ReleaseStore(str(tmp_path / "store"))
-    for release in (7, 8):
-        staging = tmp_path / f"staging-{release}"
-        stage_files(staging, tiny_files(release))
-        goldens = [
-            {"history": [newest, 1], "expected_article_ids": EXPECTED, "min_overlap": 0.7}
-            for newest in (2, 3)
-        ]
-        publish(place, staging, manifest_of(staging, release, golden_histories=goldens), wait=None)
-    return place
-
-
 def rollout(cluster: Cluster, **options: Any) -> EcsRollout:
     return EcsRollout(cluster.client, cluster.name, SERVICES, poll_seconds=0.01, **options)
-
-
-def checking(recommender: ScriptedRecommender, seconds: float = 10.0) -> Callable[[Any], None]:
-    return lambda manifest: replay_goldens(
-        recommender.address, manifest, seconds, retry_seconds=0.01
-    )
 
 
 async def test_services_are_restarted_in_order_and_the_goldens_asked(
@@ -194,58 +126,6 @@ async def test_without_a_release_before_it_nothing_is_rolled_again(
         await asyncio.to_thread(roll_out, rollout(cluster), store, checking(recommender), print)
     assert store.usable() == []
     assert cluster.rolled == list(SERVICES)
-
-
-async def test_what_passes_is_asked_again(
-    store: ReleaseStore, recommender: ScriptedRecommender
-) -> None:
-    recommender.refusals = [
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-    ]
-    recommender.answers = {8: EXPECTED}
-    await asyncio.to_thread(checking(recommender), store.manifest(8))
-    assert len(recommender.asked) == 5
-
-
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [
-        (grpc.StatusCode.FAILED_PRECONDITION, GoldenError),
-        (grpc.StatusCode.UNAVAILABLE, RolloutError),
-        (grpc.StatusCode.UNIMPLEMENTED, RolloutError),
-    ],
-)
-async def test_only_a_refusal_of_the_release_speaks_against_it(
-    store: ReleaseStore,
-    recommender: ScriptedRecommender,
-    code: grpc.StatusCode,
-    error: type[Exception],
-) -> None:
-    recommender.refusals = [code] * 100
-    with pytest.raises(error, match=f"golden history 0 of release 8 was refused: {code.name}"):
-        await asyncio.to_thread(checking(recommender, seconds=0), store.manifest(8))
-
-
-@pytest.mark.parametrize(
-    ("reason", "calls"),
-    [
-        (messages.FALLBACK_REASON_UNKNOWN_HISTORY, 1),
-        (messages.FALLBACK_REASON_MODEL_UNAVAILABLE, 2),
-    ],
-)
-async def test_an_answer_without_the_model_is_none(
-    store: ReleaseStore,
-    recommender: ScriptedRecommender,
-    reason: "messages.FallbackReason.ValueType",
-    calls: int,
-) -> None:
-    recommender.answers, recommender.fallback = {8: EXPECTED}, reason
-    name = messages.FallbackReason.Name(reason)
-    with pytest.raises(GoldenError, match=f"was answered without the model: {name}"):
-        await asyncio.to_thread(replay_goldens, recommender.address, store.manifest(8), 0.02, 0.03)
-    assert len(recommender.asked) == calls
 
 
 def test_a_recommender_that_is_away_withdraws_nothing(
@@ -394,32 +274,6 @@ async def test_the_command_exits_with_one_line(
     assert (failed.exit_code, failed.stdout) == (1, "")
     assert failed.stderr.splitlines()[-1].startswith("rollout: golden history 0 of release 8: 0%")
     assert failed.stderr.splitlines()[-1].endswith("and release 7 is in service again")
-
-
-async def test_goldens_are_asked_by_tls_with_a_certificate(
-    store: ReleaseStore, tmp_path: Path
-) -> None:
-    ca = trustme.CA()
-    files = Files(tmp_path / "certificates").write(ca.issue_cert(SERVER_NAME), ca)
-    scripted = ScriptedRecommender(answers={8: EXPECTED})
-    server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
-    stubs.add_RecommenderServiceServicer_to_server(scripted, server)
-    port = server.add_secure_port("127.0.0.1:0", files.server_credentials())
-    await server.start()
-
-    async def ask(tls: RecommenderTls | None) -> None:
-        address, manifest = f"127.0.0.1:{port}", store.manifest(8)
-        await asyncio.to_thread(replay_goldens, address, manifest, 0.0, 0.01, tls)
-
-    await ask(RecommenderTls(files.ca, files.certificate, files.key, SERVER_NAME))
-    assert len(scripted.asked) == 2
-    for without in (None, RecommenderTls(files.ca, name=SERVER_NAME)):
-        with pytest.raises(RolloutError, match="UNAVAILABLE"):
-            await ask(without)
-    with pytest.raises(RolloutError, match=r"missing\.pem: No such file"):
-        await ask(RecommenderTls(tmp_path / "missing.pem"))
-    assert len(scripted.asked) == 2
-    await server.stop(0)
 
 
 def test_without_boto3_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
