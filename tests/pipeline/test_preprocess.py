@@ -15,7 +15,7 @@ from pipeline.errors import TooLittleDataError
 from pipeline.examples import cut_examples, parse_examples
 from pipeline.holdout import HoldOut, Scan, Views, choose_hold_out
 from pipeline.options import PreprocessOptions
-from pipeline.prepared import PreparedData
+from pipeline.prepared import PreparedData, UserSample
 from pipeline.preprocess import preprocess
 from pipeline.transform import ARTICLE_INDICES, ARTICLES, REGION_INDICES, REGIONS
 from pipeline.windows import find_repeats, history_windows
@@ -227,17 +227,37 @@ def test_more_users_than_asked_for_are_sampled(prepare):
     assert 10 <= tested <= 60
 
 
-def test_users_who_left_the_known_articles_far_behind_are_too_little(prepare):
+@pytest.fixture
+def sampled(tmp_path):
+    """Users with their last view held out, without Beam: all of them are in the sample."""
+
+    def read(rows):
+        events = tmp_path / "events.csv"
+        lines = [",".join(map(str, row)) for row in rows]
+        events.write_text("\n".join(["user_id,item_id,timestamp,region_id", *lines]))
+        (shard,) = collect(events, None, tmp_path / "collect").histories
+        return UserSample.read(shard, HoldOut("last-view"))
+
+    return read
+
+
+def test_users_who_left_the_known_articles_far_behind_are_too_little(sampled):
     """Each views two known articles and then sixty that nobody else views."""
     known = [(user, article, article, "") for user in "abc" for article in (1, 2)]
     rare = [
         (user, 1_000 * (1 + "abc".index(user)) + n, 9 + n, "") for user in "abc" for n in range(60)
     ]
-    prepared = prepare([*known, *rare])
-    articles = prepared.graph.articles().ids
-    assert sorted(articles.tolist()) == [1, 2]
     with pytest.raises(TooLittleDataError, match="among the last 50"):
-        prepared.sample().known_users(articles, 16, seed=1)
+        sampled([*known, *rare]).known_users(np.array([1, 2]), 16, seed=1)
+
+
+def test_users_are_found_where_hardly_any_has_a_known_article(sampled):
+    """Among 703 users only three have viewed what others have viewed too."""
+    alone = [(f"{'az'[user % 2]}{user}", 1_000 + user, 1, "") for user in range(700)]
+    alike = [(f"m{user}", article, article, "") for user in range(3) for article in range(1, 9)]
+    sample = sampled([*alone, *alike])
+    found = sample.known_users(np.arange(1, 9), 16, seed=1)
+    assert sorted(sample.user_ids[user] for user in found) == ["m0", "m1", "m2"]
 
 
 def test_a_user_with_many_views_is_cut_like_any_other():

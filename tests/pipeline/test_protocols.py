@@ -1,14 +1,14 @@
 """Published protocols against questions, ranks and means worked out by hand."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from pipeline.__main__ import app
 from pipeline.errors import PipelineError, TooLittleDataError
 from pipeline.estimates import at_cutoffs, estimate
 from pipeline.evaluate_command import evaluate_release
@@ -164,18 +164,14 @@ def test_each_view_of_a_session_but_the_first_is_asked_of_model_and_index(tiny_r
 
 
 def test_the_command_writes_a_report_and_tells_what_is_wrong(tiny_run, tmp_path):
-    command = [sys.executable, "-m", "pipeline", "evaluate", "--protocol", "leave-one-out"]
-    command += ["--events", str(tiny_run.events), "--report-dir", str(tmp_path / "report")]
-    done = subprocess.run(
-        [*command, "--store", str(tiny_run.store)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    command = ["evaluate", "--protocol", "leave-one-out", "--events", str(tiny_run.events)]
+    command += ["--report-dir", str(tmp_path / "report")]
+    done = CliRunner().invoke(app, [*command, "--store", str(tiny_run.store)])
+    assert done.exit_code == 0, done.output
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert {figure["name"] for figure in report["figures"]} >= {"HR@10", "popularity: HR@200"}
     assert report["seen_removed"] is True
-    done = subprocess.run(
-        [*command, "--store", str(tmp_path / "none")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
+    done = CliRunner().invoke(app, [*command, "--store", str(tmp_path / "none")])
+    assert done.exit_code == 1
     assert len(done.stderr.splitlines()) == 1
     assert "has no release to evaluate" in done.stderr

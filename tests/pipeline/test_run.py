@@ -14,7 +14,7 @@ import pytest
 from pipeline import __main__ as command_line
 from pipeline.errors import StepError
 from pipeline.exported import ServedTower
-from pipeline.options import RunOptions, TrainOptions
+from pipeline.options import RunOptions
 from pipeline.report import report_run
 from pipeline.run import run
 from releases.layout import (
@@ -167,24 +167,6 @@ def test_a_report_that_fails_after_the_run_is_one_line(tiny_run, tmp_path, monke
     assert ended.value.code == 1
     told = f"report: nothing can be written into {tmp_path}: No space left on device"
     assert capsys.readouterr().err.splitlines() == [told]
-
-
-def test_goldens_are_found_where_hardly_any_user_has_a_known_article(tmp_path):
-    """Among 700 users only three have viewed what others have viewed too."""
-    lines = ["user_id,item_id,timestamp"]
-    lines += [f"{'az'[user % 2]}{user},{1000 + user},1" for user in range(700)]
-    lines += [f"m{user},{article},{article}" for user in range(3) for article in range(1, 9)]
-    (tmp_path / "events.csv").write_text("\n".join(lines))
-    options = RunOptions(
-        events=tmp_path / "events.csv",
-        items=None,
-        store=str(tmp_path / "store"),
-        release=7,
-        train=TrainOptions(dimension=8, hidden_units=(8,), max_epochs=1),
-    )
-    result = run(options, tmp_path / "work")
-    assert len(result.manifest.golden_histories) == 3
-    assert verify(ReleaseStore(options.store), 7) == result.manifest
 
 
 def test_importing_the_package_and_its_command_does_not_load_tensorflow():

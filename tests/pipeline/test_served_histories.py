@@ -5,16 +5,13 @@ import pytest
 
 from local_stack.redis import start_redis
 from local_stack.views import last_views
-from pipeline.options import PreprocessOptions
-from pipeline.preprocess import preprocess
+from pipeline.holdout import HoldOut
+from pipeline.prepared import UserSample
 from pipeline.windows import history_windows
 from recommender.domain import View
 from recommender.history import RedisHistory
 from recommender.redis_client import connect_redis
 from tests.support.collecting import collect
-
-# What Beam and TensorFlow Transform warn of is not of our making.
-pytestmark = pytest.mark.filterwarnings("ignore")
 
 ONE_AND_TWO = [1, 1, 1, 2, 1, 2]
 
@@ -37,10 +34,9 @@ def log(tmp_path_factory):
     ]
     (folder / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines]))
     collected = collect(folder / "events.csv", None, folder / "collect")
-    directory = folder / "preprocess"
-    directory.mkdir()
-    prepared = preprocess(collected, PreprocessOptions(split="last-view"), directory)
-    return collected.directory, prepared.sample()
+    (shard,) = collected.histories
+    # Whole users, as in the sample of them that preprocessing leaves.
+    return collected.directory, UserSample.read(shard, HoldOut("last-view"))
 
 
 @pytest.fixture(scope="module")

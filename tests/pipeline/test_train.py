@@ -20,7 +20,12 @@ from pipeline.steps import run_step
 from pipeline.train import load_tower, train
 from releases.layout import HISTORY_LENGTH
 
-FAST = TrainOptions(dimension=8, hidden_units=(8,), learning_rate=1e-2, batch_size=64, max_epochs=2)
+FAST = TrainOptions(dimension=8, hidden_units=(8,), learning_rate=1e-2, batch_size=64, max_epochs=4)
+
+
+@pytest.fixture(scope="module")
+def learnt(tiny_run, tmp_path_factory):
+    return train(tiny_run.result.prepared, FAST, tmp_path_factory.mktemp("learnt"))
 
 
 def test_the_kept_weights_are_those_of_the_lowest_validation_loss(tiny_run):
@@ -31,7 +36,7 @@ def test_the_kept_weights_are_those_of_the_lowest_validation_loss(tiny_run):
 
 
 def test_training_ends_with_its_time(tiny_run, tmp_path):
-    options = TrainOptions(dimension=8, max_train_seconds=1e-6)
+    options = TrainOptions(dimension=8, batch_size=64, max_train_seconds=1e-6)
     trained = train(tiny_run.result.prepared, options, tmp_path)
     assert len(trained.rounds) == 1
 
@@ -49,13 +54,13 @@ def test_a_loss_that_is_no_number_is_told(tiny_run, tmp_path):
         train(tiny_run.result.prepared, options, tmp_path)
 
 
-def test_a_large_catalogue_is_learnt_by_the_sampled_softmax(tiny_run, tmp_path, monkeypatch):
-    prepared = tiny_run.result.prepared
-    full = train(prepared, FAST, tmp_path / "full")
+def test_a_large_catalogue_is_learnt_by_the_sampled_softmax(
+    tiny_run, learnt, tmp_path, monkeypatch
+):
     monkeypatch.setattr(pipeline.trainer, "FULL_SOFTMAX_LIMIT", 10)
-    sampled = train(prepared, FAST, tmp_path / "sampled")
+    sampled = train(tiny_run.result.prepared, FAST, tmp_path)
     assert sampled.best_round.validation_loss == pytest.approx(
-        full.best_round.validation_loss, abs=0.3
+        learnt.best_round.validation_loss, abs=0.3
     )
 
 
@@ -63,31 +68,28 @@ class KilledError(Exception):
     """Stands for the end of the process, right after a checkpoint."""
 
 
-def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, tmp_path):
-    options = replace(FAST, max_epochs=6)
-    whole = train(tiny_run.result.prepared, options, tmp_path / "whole")
-
-    def end_after_three(done):
-        if done.epochs >= 3:
+def test_a_training_that_was_killed_goes_on_as_it_would_have(tiny_run, learnt, tmp_path):
+    def end_after_two(done):
+        if done.epochs >= 2:
             raise KilledError
 
     with pytest.raises(KilledError):
-        train(tiny_run.result.prepared, options, tmp_path / "killed", end_after_three)
+        train(tiny_run.result.prepared, FAST, tmp_path, end_after_two)
     seen = []
-    resumed = train(tiny_run.result.prepared, options, tmp_path / "killed", seen.append)
-    assert [each.epochs for each in seen] == [4, 5, 6]
-    assert [each.epochs for each in resumed.rounds] == [1, 2, 3, 4, 5, 6]
-    for ours, theirs in zip(resumed.rounds, whole.rounds, strict=True):
+    resumed = train(tiny_run.result.prepared, FAST, tmp_path, seen.append)
+    assert [each.epochs for each in seen] == [3, 4]
+    assert [each.epochs for each in resumed.rounds] == [1, 2, 3, 4]
+    for ours, theirs in zip(resumed.rounds, learnt.rounds, strict=True):
         assert ours.validation_loss == pytest.approx(theirs.validation_loss, abs=1e-4)
         assert ours.training_loss == pytest.approx(theirs.training_loss, abs=1e-4)
     for ours, theirs in zip(
-        load_tower(resumed).get_weights(), load_tower(whole).get_weights(), strict=True
+        load_tower(resumed).get_weights(), load_tower(learnt).get_weights(), strict=True
     ):
         assert np.allclose(ours, theirs, atol=1e-3)
 
 
-def test_of_another_training_in_the_folder_nothing_is_left(tiny_run, tmp_path):
-    train(tiny_run.result.prepared, FAST, tmp_path / "used")
+def test_of_another_training_in_the_folder_nothing_is_left(tiny_run, learnt, tmp_path):
+    shutil.copytree(learnt.directory, tmp_path / "used")
     fewer = replace(FAST, max_epochs=1)
     again = train(tiny_run.result.prepared, fewer, tmp_path / "used")
     assert [each.epochs for each in again.rounds] == [1]
@@ -140,10 +142,9 @@ def test_epochs_have_orders_of_their_own_which_can_be_asked_again(tiny_run):
     assert labels(1, skip=2) == labels(1)[2:]
 
 
-def test_weights_are_read_back_as_written(tiny_run, tmp_path):
-    trained = train(tiny_run.result.prepared, FAST, tmp_path)
-    with np.load(trained.weights) as stored:
-        for number, weight in enumerate(load_tower(trained).get_weights()):
+def test_weights_are_read_back_as_written(learnt):
+    with np.load(learnt.weights) as stored:
+        for number, weight in enumerate(load_tower(learnt).get_weights()):
             assert np.array_equal(weight, stored[f"arr_{number}"])
 
 
