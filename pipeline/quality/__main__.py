@@ -51,7 +51,7 @@ def main() -> int:
             place = directory / f"seed-{each}"
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            trials.append(try_seed(data_set, data, each, place, options))
+            trials.append(try_seed(data_set, data, each, place, options, quick=quick))
     except (PipelineError, ReleaseError, OSError, duckdb.Error) as error:
         print("quality:", *str(error).split(), file=sys.stderr)  # on one line
         return 1

@@ -1,4 +1,4 @@
-"""`python -m pipeline.quality.latency SAVED_MODEL HISTORIES.npy`: milliseconds on one thread."""
+"""`python -m pipeline.quality.latency SAVED_MODEL HISTORIES.npy BLOCKS`: ms on one thread."""
 
 import json
 import os
@@ -15,7 +15,6 @@ from pipeline.exported import SIGNATURE
 __all__ = ["BATCH_SIZES", "main"]
 
 BATCH_SIZES: Final = (1, 16)
-_BLOCKS: Final = 10
 _CALLS: Final = 200
 _WARM_UP: Final = 100
 _RANDOM_SEED: Final = 1
@@ -24,7 +23,7 @@ _RANDOM_SEED: Final = 1
 def main() -> None:
     """Print the median of each batch size as JSON.
 
-    That of the fastest of ten blocks of calls: whatever else runs here only adds to it.
+    That of the fastest of so many blocks of calls: whatever else runs here only adds to it.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # read by oneDNN when TensorFlow is imported
     with without_native_messages():
@@ -34,11 +33,12 @@ def main() -> None:
     model = tf.saved_model.load(sys.argv[1])
     ask = model.signatures[SIGNATURE]
     histories = np.load(Path(sys.argv[2]))
-    found = {str(size): _median_ms(tf, ask, histories, size) for size in BATCH_SIZES}
+    blocks = int(sys.argv[3])
+    found = {str(size): _median_ms(tf, ask, histories, size, blocks) for size in BATCH_SIZES}
     print(json.dumps(found))
 
 
-def _median_ms(tf: Any, ask: Any, histories: np.ndarray[Any, Any], size: int) -> float:
+def _median_ms(tf: Any, ask: Any, histories: np.ndarray[Any, Any], size: int, count: int) -> float:
     random = np.random.default_rng(_RANDOM_SEED)
     region = tf.constant(np.full(size, -1, np.int64))
 
@@ -50,7 +50,7 @@ def _median_ms(tf: Any, ask: Any, histories: np.ndarray[Any, Any], size: int) ->
 
     for _ in range(_WARM_UP):
         call()
-    blocks = [[call() for _ in range(_CALLS)] for _ in range(_BLOCKS)]
+    blocks = [[call() for _ in range(_CALLS)] for _ in range(count)]
     return min(float(np.median(block)) for block in blocks) * 1e3
 
 

@@ -24,6 +24,8 @@ from pipeline.served import ServedRelease
 __all__ = ["Trial", "try_seed"]
 
 _HISTORIES_ASKED = 500
+_BLOCKS = 10
+_QUICK_BLOCKS = 1
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,13 @@ class Trial:
 
 
 def try_seed(
-    data_set: DataSet, data: QualityData, seed: int, directory: Path, options: Sequence[str] = ()
+    data_set: DataSet,
+    data: QualityData,
+    seed: int,
+    directory: Path,
+    options: Sequence[str] = (),
+    *,
+    quick: bool = False,
 ) -> Trial:
     """Learn a release with the defaults (or these options) and judge it. Raises PipelineError."""
     store, workdir = directory / "store", directory / "work"
@@ -55,7 +63,7 @@ def try_seed(
         workdir=workdir,
         run_seconds=seconds,
         peak_bytes=peak,
-        latency_ms=_latency(served, asked.histories),
+        latency_ms=_latency(served, asked.histories, _QUICK_BLOCKS if quick else _BLOCKS),
     )
 
 
@@ -98,12 +106,13 @@ def _asked_by(data_set: DataSet, data: QualityData) -> list[str]:
     return asked
 
 
-def _latency(served: ServedRelease, histories: NDArray[np.int64]) -> dict[str, float]:
+def _latency(served: ServedRelease, histories: NDArray[np.int64], blocks: int) -> dict[str, float]:
     saved_model = str(served.exported.saved_model)
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:
         asked = Path(folder) / "histories.npy"
         np.save(asked, histories[:_HISTORIES_ASKED])
         command = [sys.executable, "-m", "pipeline.quality.latency", saved_model, str(asked)]
+        command += [str(blocks)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise PipelineError(f"the latency could not be measured: {done.stderr.strip()[-200:]}")

@@ -7,7 +7,7 @@ import sys
 
 import pyarrow.parquet as pq
 
-from pipeline.bench import write_log
+from pipeline.bench import main, write_log
 
 
 def test_the_quick_form_reports_time_and_memory_of_each_step(tmp_path):
@@ -24,16 +24,10 @@ def test_the_quick_form_reports_time_and_memory_of_each_step(tmp_path):
     assert figures["preprocess: peak memory"] > 100  # MiB: TensorFlow alone
 
 
-def test_an_unknown_scale_is_told():
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.bench"],
-        env={**os.environ, "SCALE": "1G"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr == "SCALE is 1G; it must be one of 1M, 10M\n"
+def test_an_unknown_scale_is_told(monkeypatch, capsys):
+    monkeypatch.setenv("SCALE", "1G")
+    assert main() == 2
+    assert capsys.readouterr().err == "SCALE is 1G; it must be one of 1M, 10M\n"
 
 
 def test_the_log_has_as_many_views_as_asked_for_and_the_same_each_time(tmp_path):

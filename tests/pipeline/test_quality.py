@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -28,20 +26,23 @@ def data_dir(tmp_path):
     return tmp_path
 
 
-def run(data_dir, place, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.quality", str(place)],
-        env={**os.environ, "DATA_DIR": str(data_dir), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`python -m pipeline.quality` in this process, which has loaded TensorFlow already."""
+
+    def run(**environment):
+        monkeypatch.setattr(sys, "argv", ["quality", str(tmp_path / "build")])
+        for name, value in {"DATA_DIR": str(tmp_path), **environment}.items():
+            monkeypatch.setenv(name, value)
+        return main()
+
+    return run
 
 
 @pytest.mark.timeout(300)
-def test_the_quick_form_reports_quality_and_cost(data_dir, tmp_path):
-    done = run(data_dir, tmp_path / "build", DATA="ml-1m-sasrec", QUICK="1", SEED="3")
-    assert done.returncode == 0, done.stderr
+def test_the_quick_form_reports_quality_and_cost(data_dir, tmp_path, run, capsys):
+    code = run(DATA="ml-1m-sasrec", QUICK="1", SEED="3")
+    assert code == 0, capsys.readouterr().err
     report = json.loads((tmp_path / "build" / "ml-1m-sasrec" / "report.json").read_text())
     figures = {figure["name"]: figure["value"] for figure in report["figures"]}
     assert 0 < figures["HR@10, as served"] <= 1
@@ -64,11 +65,8 @@ def test_the_quick_form_reports_quality_and_cost(data_dir, tmp_path):
         ),
     ],
 )
-def test_what_is_missing_or_unknown_is_told(tmp_path, monkeypatch, capsys, environment, code, told):
-    monkeypatch.setattr(sys, "argv", ["quality", str(tmp_path)])
-    for name, value in ({"DATA_DIR": str(tmp_path)} | environment).items():
-        monkeypatch.setenv(name, value)
-    assert main() == code
+def test_what_is_missing_or_unknown_is_told(run, capsys, environment, code, told):
+    assert run(**environment) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from pipeline.__main__ import app
 from pipeline.kfp_pipeline import STEPS_AND_REPORT, compile_pipeline
 from pipeline.kubeflow.parameters import parameters_of
 from pipeline.options import RunOptions
@@ -90,13 +92,10 @@ def test_what_people_look_at_are_artifacts_of_their_kinds(compiled):
     assert outputs("evaluate") >= {"system.Metrics"}
 
 
-def compile_with(tmp_path, *arguments):
-    command = [sys.executable, "-m", "pipeline", "compile", "--out", str(tmp_path / "w.yaml")]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
-
-
 def test_the_command_writes_the_file(tmp_path: Path):
-    done = compile_with(tmp_path, "--image", "all:1", "--step-image", "train=gpu:2")
+    command = [sys.executable, "-m", "pipeline", "compile", "--out", str(tmp_path / "w.yaml")]
+    command += ["--image", "all:1", "--step-image", "train=gpu:2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     document, *_ = yaml.safe_load_all((tmp_path / "w.yaml").read_text())
     executors = document["deploymentSpec"]["executors"]
@@ -110,7 +109,8 @@ def test_the_command_writes_the_file(tmp_path: Path):
 
 
 def test_an_image_for_no_step_is_refused(tmp_path: Path):
-    done = compile_with(tmp_path, "--image", "all:1", "--step-image", "serve=x:2")
-    assert done.returncode == 2
-    assert "serve=x:2: STEP=IMAGE" in " ".join(done.stderr.split())
+    command = ["compile", "--out", str(tmp_path / "w.yaml"), "--image", "all:1"]
+    done = CliRunner().invoke(app, [*command, "--step-image", "serve=x:2"])
+    assert done.exit_code == 2
+    assert "serve=x:2: STEP=IMAGE" in " ".join(done.stderr.replace("│", " ").split())
     assert not (tmp_path / "w.yaml").exists()
