@@ -1,8 +1,8 @@
 """Whole histories for learning: what a user viewed, one view after another; their wire format.
 
 An article that is viewed again stays at each of its views, whereas a served history holds it at the
-latest alone: each view is one to foretell, and a place that is passed over by what comes after its
-repeat is still looked at by what comes before it, so a single pass can't do both.
+latest alone. Each view is one to foretell; and in a pass over a row a place has one state for all
+later ones, which has seen what the histories of some of these no longer hold.
 """
 
 from typing import Any, Final
