@@ -27,7 +27,7 @@ from pipeline.workers import Workers, _place
 # transformer, as its learning rate too must not hang on the clock of each.
 PLAIN = TrainOptions(
     model="transformer", dimension=8, dropout=0.0, region_dropout=0.0,
-    learning_rate=2e-3, batch_size=200, max_epochs=20, patience=20,
+    learning_rate=2e-3, batch_size=200, max_epochs=12, patience=12,
 )  # fmt: skip
 
 
@@ -82,13 +82,14 @@ def first_round_after_the_kill(logs: Path) -> int:
     return every.Reload().Tensors("loss/validation")[0].step
 
 
+@pytest.mark.timeout(300)  # five trainings, four of them in processes of their own
 def test_two_that_were_killed_learn_what_one_learns_and_one_of_them_writes(tiny_run, tmp_path):
     killed = start_two(tiny_run, tmp_path)
     kill_after_a_round(killed, tmp_path / "trained" / "checkpoints")
     assert not has_ended(tmp_path / "trained")
     processes = start_two(tiny_run, tmp_path)
     try:
-        outputs = [process.communicate(timeout=100)[0] for process in processes]
+        outputs = [process.communicate(timeout=200)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
