@@ -1,6 +1,7 @@
 """`python -m faiss_server`: serve until SIGTERM, configured by `FAISS_SERVER_*`.
 
-With a command (`build`, `tune`, `inspect`, `search`, `compare`) it works on an index instead.
+With a command it works on an index instead (`build`, `tune`, `inspect`, `search`, `compare`), or
+changes what is taken down (`remove`, `restore`).
 """
 
 import os
