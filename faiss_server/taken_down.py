@@ -41,6 +41,8 @@ class TakenDown:
     """Grows with each change in one life."""
     article_ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     """Ascending."""
+    token: str = ""
+    """Of the newest change. Another one with the same version means that a change was lost."""
 
     @property
     def digest(self) -> int:
@@ -165,7 +167,8 @@ def _read(file: Path) -> TakenDown:
     try:
         document = json.loads(file.read_bytes())
         ids = np.unique(np.array(document["article_ids"], np.int64))
-        return TakenDown(str(document["life"]), int(document["version"]), ids)
+        life, token = str(document["life"]), str(document["token"])
+        return TakenDown(life, int(document["version"]), ids, token)
     except FileNotFoundError:
         return TakenDown()
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
@@ -177,6 +180,7 @@ def _write(file: Path, taken: TakenDown) -> None:
     document = {
         "life": taken.life,
         "version": taken.version,
+        "token": taken.token,
         "article_ids": taken.article_ids.tolist(),
     }
     try:

@@ -1,9 +1,10 @@
 """The taken-down articles in Redis.
 
 Key layout: `recsys:{taken_down}:articles` is a set of article ids in decimal;
-`recsys:{taken_down}:state` is a hash: `version` grows with each change, `life` is drawn when there
-is none. Another life, or a smaller version, means that Redis has lost changes. The braces keep both
-on one node of a cluster.
+`recsys:{taken_down}:state` is a hash: `version` grows with each change, `token` is drawn anew by
+each, `life` when there is none. Another life, a smaller version, or another token with the same
+version (a change was lost, and another one made since) means that Redis has lost changes. The
+braces keep both on one node of a cluster.
 """
 
 import secrets
@@ -28,6 +29,7 @@ __all__ = ["ARTICLES_KEY", "STATE_KEY", "RedisTakeDowns", "read_article_ids"]
 ARTICLES_KEY: Final = "recsys:{taken_down}:articles"
 STATE_KEY: Final = "recsys:{taken_down}:state"
 
+_STATE_FIELDS: Final = ("life", "version", "token")
 _SECONDS: Final = 0.5
 _AT_ONCE: Final = 10_000
 
@@ -54,10 +56,10 @@ class RedisTakeDowns:
     def read(self, known: TakenDown) -> TakenDown:
         """Answer the set of now; `known` itself where that is it."""
         with _redis_errors():
-            life, version = _state_of(self._client.hmget(STATE_KEY, ["life", "version"]))
-            if (life, version) == (known.life, known.version):
+            life, version, token = _state_of(self._client.hmget(STATE_KEY, _STATE_FIELDS))
+            if (life, version, token) == (known.life, known.version, known.token):
                 return known
-            if known.life and (life != known.life or version < known.version):
+            if known.life and (life != known.life or version <= known.version):
                 self._give_back(known, version)
             return self._whole()
 
@@ -84,11 +86,11 @@ class RedisTakeDowns:
 
     def _whole(self) -> TakenDown:
         with self._client.pipeline(transaction=True) as transaction:
-            transaction.hmget(STATE_KEY, ["life", "version"])
+            transaction.hmget(STATE_KEY, _STATE_FIELDS)
             transaction.smembers(ARTICLES_KEY)
             state, members = transaction.execute()
-        life, version = _state_of(state)
-        return TakenDown(life, version, np.array(sorted(map(int, members)), np.int64))
+        life, version, token = _state_of(state)
+        return TakenDown(life, version, np.array(sorted(map(int, members)), np.int64), token)
 
     def _give_back(self, known: TakenDown, version: int) -> None:
         """Redis came back without what it had: better too much taken down than too little."""
@@ -102,11 +104,12 @@ class RedisTakeDowns:
 def _count_change(transaction: Any, by: int = 1) -> None:
     transaction.hsetnx(STATE_KEY, "life", secrets.token_hex(8))
     transaction.hincrby(STATE_KEY, "version", by)
+    transaction.hset(STATE_KEY, "token", secrets.token_hex(8))
 
 
-def _state_of(values: Any) -> tuple[str, int]:
-    life, version = values
-    return (life or b"").decode(), int(version or 0)
+def _state_of(values: Any) -> tuple[str, int, str]:
+    life, version, token = values
+    return (life or b"").decode(), int(version or 0), (token or b"").decode()
 
 
 def read_article_ids(file: Path) -> list[int]:

@@ -1,13 +1,16 @@
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from prometheus_client import CollectorRegistry
 
 from faiss_server.holder import ReleaseHolder
 from faiss_server.in_use import ReleasesInUse
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.metrics import FaissServerMetrics
+from local_stack.redis import start_redis
 from releases.layout import Part
 from releases.store import ReleaseStore
 from releases.sync import Mirror
@@ -107,3 +110,18 @@ async def server(
     async with running(store, tmp_path) as server:
         await server.until_ready(SERVED)
         yield server
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("redis")
+    process, url = start_redis(directory, directory / "redis.log")
+    yield url
+    process.stop()
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+        yield client

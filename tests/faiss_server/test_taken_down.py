@@ -3,14 +3,13 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-import redis
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -18,15 +17,12 @@ from prometheus_client import CollectorRegistry
 from recsys.faiss.v1 import faiss_service_pb2 as pb
 
 from faiss_server.attributes import Attributes
-from faiss_server.command import run
 from faiss_server.loaded import LoadedRelease
 from faiss_server.metrics import FaissServerMetrics
 from faiss_server.search import Searcher, SearchQuery
-from faiss_server.taken_down import MOST_TAKEN_DOWN, TakenDown, TakenDownArticles
-from faiss_server.taken_down_redis import ARTICLES_KEY, STATE_KEY, RedisTakeDowns
-from local_stack.redis import start_redis
+from faiss_server.taken_down import TakenDown, TakenDownArticles
 from releases.store import ReleaseStore
-from service_runtime.errors import BackendUnavailableError, InvalidRequestError
+from service_runtime.errors import BackendUnavailableError
 from tests.faiss_server.holding import metric
 from tests.faiss_server.making import Made, publish_release
 from tests.faiss_server.serving import (
@@ -36,111 +32,6 @@ from tests.faiss_server.serving import (
     random_vectors,
     running,
 )
-from tests.support.redis_users import rules_of
-
-
-@pytest.fixture(scope="module")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    directory = tmp_path_factory.mktemp("redis")
-    process, url = start_redis(directory, directory / "redis.log")
-    yield url
-    process.stop()
-
-
-@pytest.fixture
-def client(redis_url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def takes(client: Any, redis_url: str) -> RedisTakeDowns:
-    return RedisTakeDowns(redis_url)
-
-
-def ids(taken: TakenDown) -> list[int]:
-    return taken.article_ids.tolist()
-
-
-def test_the_user_of_the_deployment_may_do_what_take_downs_need_and_no_more(
-    client: Any, redis_url: str, tmp_path: Path
-) -> None:
-    client.execute_command("ACL", "SETUSER", "faiss-server", *rules_of("faiss-server"), ">s")
-    client.execute_command("ACL", "LOG", "RESET")
-    file = tmp_path / "credentials"
-    file.write_text("faiss-server:s\n")
-    takes = RedisTakeDowns(redis_url, credentials_file=file)
-    known = takes.change(takes.change(TakenDown(), [7, 3], ()), (), [3])
-    client.flushall()
-    assert ids(takes.read(known)) == [7]  # given back
-    assert client.acl_log() == []
-    with redis.Redis.from_url(redis_url.replace("redis://", "redis://faiss-server:s@")) as other:
-        for command in (["ZREVRANGE", "recsys:history:{u}", "0", "1"], ["DEL", ARTICLES_KEY]):
-            with pytest.raises(redis.exceptions.NoPermissionError):
-                other.execute_command(*command)
-    client.execute_command("ACL", "DELUSER", "faiss-server")
-    with pytest.raises(BackendUnavailableError, match=r"(?i)invalid username"):
-        RedisTakeDowns(redis_url, credentials_file=file).read(TakenDown())
-
-
-def test_a_cluster_is_followed_and_one_that_is_away_is_told(tmp_path: Path) -> None:
-    process, url = start_redis(tmp_path, tmp_path / "redis.log", "--cluster-enabled", "yes")
-    try:
-        with redis.Redis.from_url(url) as node:
-            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-            process.wait_until(
-                lambda: b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO"), 10
-            )
-        takes = RedisTakeDowns(url, cluster=True)
-        known = takes.change(TakenDown(), [7], ())
-        assert ids(known) == [7]
-    finally:
-        process.stop()
-    with pytest.raises(BackendUnavailableError):
-        takes.read(known)
-    with pytest.raises(BackendUnavailableError):
-        RedisTakeDowns(url, cluster=True)
-
-
-def test_a_change_is_read_by_others_and_nothing_is_read_twice(takes: RedisTakeDowns) -> None:
-    first = takes.change(TakenDown(), [7, 3, 7], ())
-    assert ids(first) == [3, 7]
-    other = takes.read(TakenDown())
-    assert (other.life, other.version, ids(other)) == (first.life, first.version, [3, 7])
-    assert takes.read(other) is other
-    after = takes.change(other, (), [3, 99])
-    assert ids(after) == [7]
-    assert ids(takes.read(first)) == [7]
-
-
-def test_a_redis_that_lost_everything_is_given_it_back_even_after_others_wrote(
-    takes: RedisTakeDowns, client: Any
-) -> None:
-    known = takes.change(TakenDown(), [1, 2], ())
-    client.flushall()
-    assert ids(takes.change(TakenDown(), [9], ())) == [9]  # by someone who knows nothing
-    assert ids(takes.read(known)) == [1, 2, 9]
-    assert ids(takes.read(TakenDown())) == [1, 2, 9]
-
-
-def test_a_redis_that_fell_back_to_an_older_copy_is_given_back_what_it_lost(
-    takes: RedisTakeDowns, client: Any
-) -> None:
-    takes.change(TakenDown(), [1], ())
-    copy = client.hgetall(STATE_KEY)
-    known = takes.change(TakenDown(), [2], ())
-    client.srem(ARTICLES_KEY, 2)
-    client.hset(STATE_KEY, mapping=copy)
-    assert ids(takes.read(known)) == [1, 2]
-    assert takes.read(TakenDown()).version > known.version
-
-
-def test_more_than_can_be_told_are_refused(takes: RedisTakeDowns) -> None:
-    known = takes.change(TakenDown(), range(MOST_TAKEN_DOWN), ())
-    with pytest.raises(InvalidRequestError, match="200001 articles would be taken down"):
-        takes.change(known, [MOST_TAKEN_DOWN], ())
-    assert len(ids(takes.change(known, (), [5]))) == MOST_TAKEN_DOWN - 1
 
 
 def test_digests_tell_sets_apart() -> None:
@@ -308,7 +199,7 @@ def test_without_redis_at_start_the_last_state_on_disk_counts_and_a_metric_says_
     store.away = True
     after = TakenDownArticles(lambda: store, file, FaissServerMetrics(registry), lambda: None)
     after.look()
-    assert ids(after.now) == [5, 6]
+    assert after.now.article_ids.tolist() == [5, 6]
     assert metric(registry, "recsys_taken_down_unconfirmed") == 1
     assert metric(registry, "recsys_taken_down_articles") == 2
     store.away = False
@@ -317,13 +208,13 @@ def test_without_redis_at_start_the_last_state_on_disk_counts_and_a_metric_says_
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", '{"life": "a", "version": 1, "article_ids": "x"}']
+    "text", ["", "{}", "[]", '{"life": "a", "version": 1, "token": "b", "article_ids": "x"}']
 )
 def test_a_spoilt_file_is_as_none(tmp_path: Path, registry: CollectorRegistry, text: str) -> None:
     file = tmp_path / "taken_down.json"
     file.write_text(text)
     taken = TakenDownArticles(Fake, file, FaissServerMetrics(registry), lambda: None)
-    assert ids(taken.now) == []
+    assert taken.now.article_ids.tolist() == []
 
 
 async def answered(server: RunningFaissServer, release: int = SERVED) -> list[int]:
@@ -425,7 +316,8 @@ async def test_what_is_no_list_of_articles_is_refused(
 async def test_a_redis_that_is_away_is_unavailable_and_keeps_no_server_from_serving(
     store: ReleaseStore, published: Made, tmp_path: Path
 ) -> None:
-    document = {"life": "a", "version": 1, "article_ids": published.article_ids[:9].tolist()}
+    gone = published.article_ids[:9].tolist()
+    document = {"life": "a", "version": 1, "token": "b", "article_ids": gone}
     (tmp_path / "local").mkdir()
     (tmp_path / "local" / "taken_down.json").write_text(json.dumps(document))
     async with running(store, tmp_path, redis_url="redis://127.0.0.1:1/0") as server:
@@ -434,19 +326,4 @@ async def test_a_redis_that_is_away_is_unavailable_and_keeps_no_server_from_serv
             await server.faiss.Remove(pb.RemoveRequest(article_ids=[1]))
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         everything = np.frombuffer((await server.faiss.Search(good_search(k=700))).ids, "<i8")
-        assert not set(everything.tolist()) & set(document["article_ids"])
-
-
-def test_files_of_ids_are_taken_down_and_back(
-    tmp_path: Path, client: Any, redis_url: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "sold.txt"
-    file.write_text("5\n\n  6\n")
-    command: Callable[..., int] = lambda what: run([what, str(file), "--redis-url", redis_url])  # noqa: E731
-    assert command("remove") == 0
-    assert client.smembers(ARTICLES_KEY) == {b"5", b"6"}
-    assert command("restore") == 0
-    assert "2 articles taken back; 0 are taken down now" in capsys.readouterr().out
-    file.write_text("5\nsix\n")
-    assert command("remove") == 1
-    assert "line 2: 'six' is no article id" in " ".join(capsys.readouterr().err.split())
+        assert not set(everything.tolist()) & set(gone)
