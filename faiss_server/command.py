@@ -265,12 +265,13 @@ def _halves(
             "[yellow]no --queries: a sample of the articles asks instead of users, who may be "
             "harder to serve[/yellow]"
         )
-        size = min(2 * _HELD_OUT, len(rows))
-        chosen = np.random.default_rng(seed).choice(len(rows), size, replace=False)
-        asked = np.array(rows[np.sort(chosen)], np.float32)
-        asked = np.random.default_rng(seed).permutation(asked)
+        asking = rows
     else:
-        asked = np.array(map_vectors(queries)[: 2 * _HELD_OUT])
+        asking = map_vectors(queries)
+    # In no order: the first ones of a file may be users of one kind.
+    size = min(2 * _HELD_OUT, len(asking))
+    chosen = np.random.default_rng(seed).choice(len(asking), size, replace=False)
+    asked = np.array(asking[chosen])
     half = len(asked) // 2
     return asked[half:], asked[: half or 1]
 

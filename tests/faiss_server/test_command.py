@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from faiss_server.build_errors import BuildError
 from faiss_server.command import run
 from releases.manifest import IndexInfo
 from tests.faiss_server.making import make_release
@@ -86,6 +87,30 @@ def test_tune_rewrites_what_is_known(built, files):
     after = IndexInfo.model_validate_json((built / "index.json").read_bytes())
     assert after.nprobe < before.nprobe
     assert after.type == before.type
+
+
+def test_the_users_who_ask_are_drawn_from_the_whole_file_by_the_seed(
+    built, files, tmp_path, monkeypatch
+):
+    users = np.repeat(np.arange(3000, dtype=np.float32)[:, None], 8, axis=1)
+    np.save(tmp_path / "users.npy", users)
+    goals = []
+
+    def tune_index(_index, _vectors, _ids, goal, _on_progress):
+        goals.append(goal)
+        raise BuildError("seen")
+
+    monkeypatch.setattr("faiss_server.command.tune_index", tune_index)
+    for seed in ("1", "1", "2"):
+        asked = ["--queries", str(tmp_path / "users.npy"), "--seed", seed]
+        assert run(["tune", str(built), "--vectors", str(files), *asked]) == 1
+    chosen = [goal.queries[:, 0].tolist() for goal in goals]
+    held_out = [goal.held_out[:, 0].tolist() for goal in goals]
+    assert (chosen[0], held_out[0]) == (chosen[1], held_out[1])
+    assert chosen[0] != chosen[2]
+    assert len({*chosen[0], *held_out[0]}) == 2000
+    for group in (chosen[0], held_out[0]):
+        assert np.mean(group) == pytest.approx(1500, abs=100)
 
 
 @pytest.mark.parametrize(
