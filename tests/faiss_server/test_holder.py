@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -10,6 +11,7 @@ from faiss_server import holder as holder_module
 from faiss_server.holder import ReleaseHolder
 from faiss_server.loaded import LoadedRelease, load_release
 from faiss_server.metrics import FaissServerMetrics
+from faiss_server.search import SearchQuery
 from releases.errors import StoreError
 from releases.layout import Part
 from releases.manifest import Manifest
@@ -18,6 +20,7 @@ from releases.store import ReleaseStore
 from releases.sync import Mirror
 from service_runtime.errors import ReleaseNotHeldError
 from tests.faiss_server.holding import A, B, C, metric, ready
+from tests.faiss_server.making import Made
 
 
 def test_an_empty_store_leaves_nothing_held(holder: ReleaseHolder, changes: list[None]) -> None:
@@ -114,6 +117,78 @@ def test_a_release_that_is_withdrawn_while_it_is_loaded_does_not_enter_service(
     holder.refresh()
     assert ready(holder) == []
     assert not holder.held.loading
+
+
+def answered(loaded: LoadedRelease) -> set[int]:
+    """What a search of everything answers."""
+    everything = SearchQuery(np.zeros((1, 8), np.float32), 700, loaded.index.lists)
+    return set(loaded.searcher.search(everything).article_ids.tolist())
+
+
+@pytest.fixture
+def gone() -> list[int]:
+    """What is taken down, for a test to change."""
+    return []
+
+
+@pytest.fixture
+def leaving_out(store: ReleaseStore, tmp_path: Path, gone: list[int]) -> ReleaseHolder:
+    """A holder whose releases leave out what is gone, and give 30 s of notice."""
+    into = tmp_path / "local"
+    return ReleaseHolder(
+        store, Mirror(store, into, [Part.INDEX]), into, FaissServerMetrics(CollectorRegistry()),
+        lambda: None, notice_seconds=30, taken_down=lambda: np.array(gone, np.int64),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("before_it_is_read", [True, False])
+def test_what_is_taken_down_while_a_release_is_loaded_is_not_in_it(
+    leaving_out: ReleaseHolder,
+    add: Callable[..., Made],
+    gone: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    before_it_is_read: bool,
+) -> None:
+    articles = add(A).article_ids.tolist()
+
+    def take_down() -> None:
+        gone.extend(articles[:3])
+        leaving_out.leave_out_what_is_taken_down()
+
+    def load(manifest: Manifest, root: Path) -> LoadedRelease:
+        if before_it_is_read:
+            take_down()
+        loaded = load_release(manifest, root)
+        if not before_it_is_read:
+            take_down()
+        return loaded
+
+    monkeypatch.setattr(holder_module, "load_release", load)
+    leaving_out.refresh()
+    assert answered(leaving_out.get(A)) == set(articles[3:])
+
+
+def test_what_is_taken_down_during_the_notice_of_a_withdrawn_release_is_not_in_it(
+    leaving_out: ReleaseHolder,
+    add: Callable[..., Made],
+    store: ReleaseStore,
+    gone: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    articles = add(A).article_ids.tolist()
+    leaving_out.refresh()
+    found: list[set[int]] = []
+
+    def sleep(_seconds: float) -> None:
+        for count in (3, 0):
+            gone[:] = articles[:count]
+            leaving_out.leave_out_what_is_taken_down()
+            found.append(answered(leaving_out.get(A)))
+
+    monkeypatch.setattr("faiss_server.departing.time.sleep", sleep)
+    store.withdraw(A)
+    leaving_out.refresh()
+    assert found == [set(articles[3:]), set(articles)]
 
 
 def test_a_split_is_seen_during_a_fetch(

@@ -6,7 +6,14 @@ import pytest
 
 from faiss_server.article_index import article_index_of, read_index_kind
 from faiss_server.attributes import Attributes
-from faiss_server.build import BuildError, Goal, build_index, tune_index, write_index
+from faiss_server.build import (
+    BuildError,
+    Goal,
+    build_index,
+    search_file,
+    tune_index,
+    write_index,
+)
 from faiss_server.curve_page import curve_page
 from faiss_server.index_kind import IndexKind
 from faiss_server.search import Searcher, SearchQuery
@@ -80,6 +87,14 @@ def test_stored_vectors_are_those_of_their_articles(built, opened):
     found = opened.vectors_at(opened.positions_of(IDS))
     close = 1e-5 if built.info.type.endswith("Flat") else 0.4
     np.testing.assert_allclose(found, VECTORS, atol=close)
+
+
+def test_a_search_of_the_file_answers_what_a_server_answers(built, opened, tmp_path):
+    write_index(built, tmp_path / "items.faiss")
+    ids, scores = search_file(tmp_path / "items.faiss", QUERIES, 20)
+    positions, served = opened.nearest(QUERIES, 20, built.info.nprobe)
+    np.testing.assert_array_equal(ids, opened.article_ids[positions])
+    np.testing.assert_array_equal(scores, served)
 
 
 def test_the_curve_rises_and_has_what_was_chosen(built):
