@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from releases.layout import HISTORY_LENGTH
 
-__all__ = ["DIMENSION", "RELEASE", "Catalogue", "generate"]
+__all__ = ["DIMENSION", "RECENCY", "RELEASE", "Catalogue", "generate", "mean_vectors"]
 
 RELEASE: Final = 1_800_000_000
 """Of every catalogue."""
 
 DIMENSION: Final = 64
+RECENCY: Final = 0.9
+"""What a view counts in a user's vector, of the one after it."""
 _TOPICS: Final = 500
 _ZIPF: Final = 0.5
 """Exponent of the sizes of topics by rank."""
@@ -66,6 +68,20 @@ def generate(articles: int, users: int = 2000, seed: int = 1) -> Catalogue:
     known = np.sort(random.choice(articles, min(_MOST_KNOWN, articles), replace=False))
     histories = _histories(ids[known], topics[known], users, random)
     return Catalogue(ids, vectors, known, histories)
+
+
+def mean_vectors(
+    histories: NDArray[np.int64], ids: NDArray[np.int64], vectors: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Answer the user vectors, of length 1, of histories int64[users, 50] of known ids.
+
+    `ids` are ascending, `vectors` are theirs. The generated releases' models compute the same.
+    """
+    viewed = vectors[np.searchsorted(ids, histories)]
+    weights = (RECENCY ** np.arange(histories.shape[1])).astype(np.float32)
+    means = np.einsum("uhd,h->ud", viewed, weights)
+    unit: NDArray[np.float32] = means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit
 
 
 def _histories(

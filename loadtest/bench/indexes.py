@@ -22,7 +22,7 @@ from faiss_server.article_index import ArticleIndex, article_index_of, read_inde
 from faiss_server.attributes import Attributes
 from faiss_server.build import OnProgress, build_index, exact_top_k, write_index
 from faiss_server.search import Searcher, SearchQuery
-from loadtest.bench.catalogue import generate
+from loadtest.bench.catalogue import generate, mean_vectors
 from releases.layout import HISTORY_LENGTH, INDEX_FILE
 from releases.manifest import IndexInfo
 
@@ -39,7 +39,6 @@ __all__ = [
 ]
 
 K: Final = 200
-_RECENCY: Final = 0.9
 _USERS: Final = 1200
 _TUNED_ON: Final = 512
 _SHARES: Final = {"half": 2, "twentieth": 20, "rare": 200, "rarest": 10_000}
@@ -109,11 +108,8 @@ def catalogued(directory: Path, articles: int) -> Catalogued:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         made = generate(articles, _USERS)
-        rows = np.searchsorted(made.article_ids, made.histories)
-        weights = _RECENCY ** np.arange(HISTORY_LENGTH)
-        users = np.einsum("uhd,h->ud", made.vectors[rows], weights)
-        users /= np.linalg.norm(users, axis=1, keepdims=True)
-        np.save(place / "users.npy", users.astype(np.float32))
+        users = mean_vectors(made.histories, made.article_ids, made.vectors)
+        np.save(place / "users.npy", users)
         np.save(place / "histories.npy", made.histories)
         np.save(place / "ids.npy", made.article_ids)
         np.save(place / "vectors.npy", made.vectors)

@@ -14,8 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))  # k-means ta
 import numpy as np
 from numpy.typing import NDArray
 
-from faiss_server._faiss import faiss
 from faiss_server.build import BuiltIndex, build_index, exact_top_k, write_index
+from faiss_server.index_kind import IndexKind
+from faiss_server.tuning import Effort, Wanted, recalls
 from loadtest.bench.catalogue import DIMENSION, RELEASE, generate
 from loadtest.bench.synthetic import (
     UserTower,
@@ -84,11 +85,9 @@ def _recall_of_few_lists(
     vectors: NDArray[np.float32],
     queries: NDArray[np.float32],
 ) -> float:
-    exact = article_ids[exact_top_k(vectors, queries, _K)]
-    parameters = faiss.SearchParametersIVF(nprobe=_FEW_LISTS)
-    _, found = built.index.search(queries, _K, params=parameters)
-    shares = [np.isin(wanted, row).mean() for row, wanted in zip(found, exact, strict=True)]
-    return float(np.mean(shares))
+    wanted = Wanted(queries, article_ids[exact_top_k(vectors, queries, _K)])
+    effort = Effort(_FEW_LISTS, built.info.refine_factor)
+    return float(recalls(IndexKind.of(built.index), wanted, effort).mean())
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from faiss_server.build import BuiltIndex, search_file
+from loadtest.bench.catalogue import RECENCY
 from pipeline.warmup import write_warmup
 from releases.checksums import describe_files
 from releases.layout import (
@@ -50,7 +51,6 @@ __all__ = [
     "write_tables",
 ]
 
-_RECENCY: Final = 0.9
 _GOLDEN: Final = 16
 _GOLDEN_TOP: Final = 20
 _WARMUP_USERS: Final = 16
@@ -90,7 +90,7 @@ class UserTower(tf.Module):  # type: ignore[misc] # tensorflow has no types
     def serve(self, history: Any, region: Any) -> dict[str, Any]:  # noqa: ARG002 - the signature's
         """Answer user_vector float32[B, d] and known int32[B]."""
         rows = self.table.lookup(history)
-        weights = tf.constant(_RECENCY ** np.arange(HISTORY_LENGTH), tf.float32)
+        weights = tf.constant(RECENCY ** np.arange(HISTORY_LENGTH), tf.float32)
         vector = tf.einsum("bhd,h->bd", tf.gather(self.vectors, rows), weights)
         vector = tf.math.l2_normalize(vector, axis=1) @ self.turned
         known = tf.reduce_sum(tf.cast(rows > 0, tf.int32), axis=1)

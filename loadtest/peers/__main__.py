@@ -70,7 +70,7 @@ def _compared(articles: int, console: Console, *, quick: bool) -> Compared:
         Progress(console=Console(stderr=True), transient=True) as progress,
     ):
         workplace = Workplace(cache, inputs, prepared.store.resolve(), Path(scratch))
-        systems = _wanted(_systems(articles, prepared), quick=quick)
+        systems = _wanted(_systems(prepared), quick=quick)
         return compare(systems, workplace, _QUICK if quick else _FULL, progress)
 
 
@@ -87,9 +87,9 @@ def _print_table(table: Table, console: Console) -> None:
     console.print(printed)
 
 
-def _systems(articles: int, prepared: Prepared) -> list[System]:
+def _systems(prepared: Prepared) -> list[System]:
     index = prepared.store / part_path(Part.INDEX, RELEASE) / INDEX_FILE
-    return all_systems(articles, prepared.manifest.index.nprobe, RELEASE, str(index.resolve()))
+    return all_systems(prepared.manifest, str(index.resolve()))
 
 
 def _wanted(systems: list[System], *, quick: bool) -> list[System]:

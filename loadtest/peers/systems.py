@@ -1,13 +1,13 @@
 """What is compared: each system's packages, programs, and the effort that its recall grows with."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from loadtest.bench.catalogue import DIMENSION
+from releases.manifest import Manifest
 
-__all__ = ["FAISS", "OURS", "Effort", "System", "all_systems", "list_count"]
+__all__ = ["FAISS", "OURS", "Effort", "System", "all_systems"]
 
 OURS: Final = "this faiss server"
 FAISS: Final = "faiss"
@@ -60,28 +60,28 @@ _CHROMA: Final = ("chromadb==1.5.*", "numpy")
 _MILVUS: Final = ("marshmallow<4", "milvus==2.3.5", "numpy", "pymilvus==2.3.7", "setuptools<80")
 
 
-def all_systems(articles: int, nprobe: int, release: int, index: str) -> list[System]:
-    """Answer every system, ours first, for so many articles.
+def all_systems(manifest: Manifest, index: str) -> list[System]:
+    """Answer every system, ours first, for the articles of a release; `index` is its index file.
 
-    `nprobe` is the release's and `index` its index file.
+    Every inverted file has as many lists as the release's.
     """
+    articles, lists, nprobe = manifest.article_count, manifest.index.lists, manifest.index.nprobe
     # What is served was tuned when it was built, more strictly than here: it is not tuned again.
     own = Effort("nprobe", nprobe, nprobe)
-    served = {"release": release, "nprobe": nprobe, "index": index}
+    served = {"release": manifest.release, "nprobe": nprobe, "index": index}
     return [
         System(OURS, f"{_CLIENTS}.faiss_server", own, served, server="faiss_server"),
-        *_pgvector(articles),
+        *_pgvector(lists),
         _chroma(articles),
-        *_milvus(articles),
+        *_milvus(articles, lists),
         System(FAISS, f"{_CLIENTS}.in_process_faiss", own, {"index": index}),
         _hnswlib(articles),
-        _scann(articles),
+        _scann(lists),
     ]
 
 
-def _pgvector(articles: int) -> list[System]:
+def _pgvector(lists: int) -> list[System]:
     client, server = f"{_CLIENTS}.pgvector", f"{_CLIENTS}.postgres_server"
-    lists = list_count(articles)
     probes, ef_search = Effort("probes", 1, lists), Effort("ef_search", _LEAST_EF, 1000)
     flat, hnsw = {"index": "ivfflat", "lists": lists}, {"index": "hnsw", **_HNSW}
     return [
@@ -99,9 +99,8 @@ def _chroma(articles: int) -> System:
     )  # fmt: skip
 
 
-def _milvus(articles: int) -> list[System]:
+def _milvus(articles: int, lists: int) -> list[System]:
     client, server = f"{_CLIENTS}.milvus", f"{_CLIENTS}.milvus_server"
-    lists = list_count(articles)
     flat: dict[str, Any] = {"index": "IVF_FLAT", "nlist": lists}
     hnsw = {"index": "HNSW", "M": _HNSW["m"], "efConstruction": _HNSW["ef_construction"]}
     nprobe, ef = Effort("nprobe", 1, lists), _ef("ef", articles)
@@ -121,8 +120,7 @@ def _hnswlib(articles: int) -> System:
     )
 
 
-def _scann(articles: int) -> System:
-    lists = list_count(articles)
+def _scann(lists: int) -> System:
     leaves = Effort("leaves", 1, lists)
     packages = ("numpy", "scann==1.4.*")
     return System("ScaNN", f"{_CLIENTS}.scann", leaves, {"lists": lists}, packages)
@@ -130,10 +128,3 @@ def _scann(articles: int) -> System:
 
 def _ef(name: str, articles: int) -> Effort:
     return Effort(name, _LEAST_EF, max(_LEAST_EF, min(articles, _MOST_EF)))
-
-
-def list_count(articles: int) -> int:
-    """Answer how many lists every inverted file has: as many as this project's, see
-    `faiss_server.build`.
-    """
-    return max(1, min(round(4 * math.sqrt(articles)), articles // 39))

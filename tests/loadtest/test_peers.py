@@ -10,11 +10,12 @@ import psutil
 import pytest
 from rich.progress import Progress
 
+from loadtest.bench.catalogue import mean_vectors
 from loadtest.errors import LoadTestError
 from loadtest.latencies import Latencies
 from loadtest.peers.client import Site, running_client
 from loadtest.peers.environments import OWN, environment_of
-from loadtest.peers.inputs import Inputs, K, mean_vectors, prepare_inputs
+from loadtest.peers.inputs import Inputs, K, prepare_inputs
 from loadtest.peers.measuring import MANY, Turn, cpu_seconds
 from loadtest.peers.preparing import Choice, Workplace
 from loadtest.peers.report import peers_report
@@ -24,6 +25,7 @@ from loadtest.peers.systems import FAISS, OURS, Effort, System, all_systems
 from loadtest.peers.tuning import Tried, recalls, tune
 from local_stack.errors import StackError
 from local_stack.processes import Process
+from tests.support.releases import manifest_of, tiny_release
 
 TINY = System("tiny", "tests.loadtest.tiny_peer", Effort("percent", 60, 100))
 
@@ -69,8 +71,12 @@ def test_a_users_vector_leans_to_what_was_viewed_last():
     assert user == pytest.approx(np.array([0.9, 0, 1]) / np.hypot(0.9, 1))
 
 
-def test_every_system_can_be_told_apart_and_has_its_programs():
-    systems = all_systems(1_000_000, 70, 1, "items.faiss")
+def test_every_system_can_be_told_apart_and_has_its_programs(tmp_path):
+    of_release = {"type": "IVF4000,Flat", "lists": 4000, "nprobe": 70, "recall_at_200": 0.99}
+    tiny_release(tmp_path, 1)
+    manifest = manifest_of(tmp_path, 1, article_count=1_000_000, index=of_release)
+    systems = all_systems(manifest, "items.faiss")
+    assert {each.settings["lists"] for each in systems if "lists" in each.settings} == {4000}
     assert [systems[0].name, systems[0].effort] == [OURS, Effort("nprobe", 70, 70)]
     assert len({system.name for system in systems}) == len(systems)
     assert next(each for each in systems if each.name == FAISS).effort == systems[0].effort

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from faiss_server._faiss import faiss
 from faiss_server.build import build_index
+from faiss_server.index_kind import IndexKind
 from loadtest.peers.clients.protocol import Place, Progress, Search, run
 
 _FEW = 16
@@ -30,7 +31,7 @@ def build(place: Place, vectors: NDArray[np.float32], ids: NDArray[np.int64], _:
 def connect(place: Place, effort: int) -> Search:
     """Search the release's index; the effort is nprobe."""
     index = faiss.read_index(str(Path(place.settings["index"])))
-    parameters = faiss.SearchParametersIVF(nprobe=effort)
+    parameters = IndexKind.of(index).parameters(effort)
 
     def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
         found: NDArray[np.int64] = index.search(query[None], place.k, params=parameters)[1][0]
