@@ -89,11 +89,18 @@ def test_stored_vectors_are_those_of_their_articles(built, opened):
     np.testing.assert_allclose(found, VECTORS, atol=close)
 
 
-def test_a_search_of_the_file_answers_what_a_server_answers(built, opened, tmp_path):
-    write_index(built, tmp_path / "items.faiss")
-    ids, scores = search_file(tmp_path / "items.faiss", QUERIES, 20)
-    positions, served = opened.nearest(QUERIES, 20, built.info.nprobe)
-    np.testing.assert_array_equal(ids, opened.article_ids[positions])
+def test_a_search_of_the_file_answers_what_a_server_answers(tmp_path):
+    """Also where lists of centres are searched for the lists, the more the more are probed."""
+    deep = build_index(
+        VECTORS, IDS, QUERIES[:100], held_out=QUERIES[100:], k=20, recall_target=0.99,
+        spec="IVF300(IVF30,Flat),Flat",
+    )  # fmt: skip
+    path = tmp_path / "items.faiss"
+    write_index(deep, path)
+    ids, scores = search_file(path, QUERIES, 20)
+    index = article_index_of(read_index_kind(path), path, deep.info.refine_factor)
+    positions, served = index.nearest(QUERIES, 20, deep.info.nprobe)
+    np.testing.assert_array_equal(ids, index.article_ids[positions])
     np.testing.assert_array_equal(scores, served)
 
 
