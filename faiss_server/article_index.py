@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from faiss_server._faiss import faiss
 from faiss_server.errors import RefusalReason, ReleaseRefusedError
-from faiss_server.index_kind import IndexKind, UnservedKindError
+from faiss_server.index_kind import IndexKind
+from faiss_server.index_layout import kinds_of, read_layout
 from releases.manifest import Manifest
 
 __all__ = ["ArticleIndex", "article_index_of", "open_article_index", "read_index_kind"]
@@ -70,33 +71,36 @@ def open_article_index(path: Path, manifest: Manifest) -> ArticleIndex:
     Raises ReleaseRefusedError. The file is read, not mapped: a file that changes under a map kills
     the process, and the first searches of a mapped index wait for the disk.
     """
-    kind = read_index_kind(path)
+    layout = read_layout(path)
+    try:
+        kinds = kinds_of(manifest.index.type)
+    except ValueError as error:
+        _refuse(path, f"the manifest's index.type: {error}")
     for name, found, expected in (
-        ("dimension", kind.index.d, manifest.dimension),
-        ("article_count", kind.index.ntotal, manifest.article_count),
-        ("index.lists", kind.lists, manifest.index.lists),
+        ("dimension", layout.dimension, manifest.dimension),
+        ("article_count", layout.articles, manifest.article_count),
+        ("index.lists", layout.lists, manifest.index.lists),
+        (f"kind of index for {manifest.index.type!r}", layout.kinds, kinds),
     ):
         if found != expected:
             _refuse(path, f"{name} is {found}, the manifest says {expected}")
-    return article_index_of(kind, path, manifest.index.refine_factor)
+    return article_index_of(_parsed(path), path, manifest.index.refine_factor)
 
 
 def read_index_kind(path: Path) -> IndexKind:
     """Read an index of a kind that can be served; raises ReleaseRefusedError."""
+    read_layout(path)
+    return _parsed(path)
+
+
+def _parsed(path: Path) -> IndexKind:
+    """Have faiss read a file that was gone through before."""
     try:
         index = faiss.read_index(str(path))
     except (RuntimeError, MemoryError) as error:
         what = str(error).rsplit("Error: ", 1)[-1].strip() or type(error).__name__
         raise ReleaseRefusedError(RefusalReason.FILES, f"{path}: not readable: {what}") from error
-    try:
-        kind = IndexKind.of(index)
-    except UnservedKindError as error:
-        raise ReleaseRefusedError(RefusalReason.INDEX, f"{path}: {error}") from error
-    if not kind.ivf.is_trained:
-        _refuse(path, "the index is not trained")
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
-        _refuse(path, "the metric is not the inner product")
-    return kind
+    return IndexKind.of(index)
 
 
 def article_index_of(kind: IndexKind, path: Path, refine_factor: float) -> ArticleIndex:
@@ -116,17 +120,13 @@ def article_index_of(kind: IndexKind, path: Path, refine_factor: float) -> Artic
 def _number_by_position(kind: IndexKind, path: Path) -> NDArray[np.int64]:
     """Have the lists number the articles by position; answer the ids, ascending."""
     views = _ids_in_lists(kind.ivf)
-    numbers: NDArray[np.int64] = np.concatenate(views) if views else np.empty(0, np.int64)
+    numbers: NDArray[np.int64] = np.concatenate(views)
     numbers.sort()
-    if numbers.size != kind.index.ntotal:
-        _refuse(
-            path, f"the lists hold {numbers.size} articles, the header says {kind.index.ntotal}"
-        )
     if kind.has_id_map:
         if (numbers != np.arange(numbers.size)).any():
             _refuse(path, "the lists do not number the articles 0, 1, ...")
         numbers = faiss.vector_to_array(kind.index.id_map)
-        if numbers.size != kind.index.ntotal or (numbers[1:] < numbers[:-1]).any():
+        if (numbers[1:] < numbers[:-1]).any():
             _refuse(path, "the table of article ids is not in ascending order")
     if numbers[0] < 0:
         _refuse(path, f"article id {numbers[0]} is negative")

@@ -13,6 +13,7 @@ from faiss_server._faiss import faiss
 from faiss_server.build_errors import BuildError
 from faiss_server.exact import exact_top_k
 from faiss_server.index_kind import IndexKind, UnservedKindError
+from faiss_server.index_layout import kinds_of
 from faiss_server.spec import AUTO, list_count, resolve_spec
 from faiss_server.tuning import Effort, Tuned, Wanted, choose_effort, measure_curve, recalls
 from faiss_server.two_levels import centres_in_two_levels
@@ -188,7 +189,8 @@ def _trained_index(
         if not isinstance(index, faiss.IndexIVF):
             index = _with_id_map(index)
         kind = IndexKind.of(index)
-    except (RuntimeError, UnservedKindError) as error:
+        kinds_of(factory)
+    except (RuntimeError, ValueError) as error:
         what = re.sub(r".*\.(cpp|h):\d+: ", "", str(error), flags=re.DOTALL)
         raise BuildError(f"spec {factory!r}: {what}") from None
     sample = _training_sample(vectors, kind.lists, seed)

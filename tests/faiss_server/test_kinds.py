@@ -25,7 +25,7 @@ KINDS = [
     "RR8,IVF16,PQ4x4,RFlat",
     "IVF16(IVF4,Flat),Flat",
     "RR8,IVF16(IVF4,Flat),SQ8",
-    "IVF16,SQ4,Refine(SQfp16)",
+    "OPQ4,IVF16,SQ4,Refine(SQfp16)",
 ]
 
 
@@ -134,7 +134,8 @@ def test_the_same_seed_makes_the_same_bytes_from_a_mapped_file_too(spec, tmp_pat
         ("HNSW8", "IndexHNSWFlat is not an IVF index; `IVF1,Flat` searches exactly"),
         ("IVF16,PQ4x4fs", "leave `fs` out"),
         ("PCA4,IVF16,Flat", "PCAMatrix changes inner products"),
-        ("IVF600_HNSW4,Flat", r"its coarse quantizer loses lists; take `IVFn\(IVFm,Flat\)`"),
+        ("IVF600_HNSW4,Flat", r"'IVF600_HNSW4,Flat' is not served: that is IVFn or IVFn\(IVFm"),
+        ("IVF16,RQ2x4", "'IVF16,RQ2x4' is not served"),
         (
             "IVF16,PQ1x4",
             r"a recall of 0.9 is not reached: .* true vectors beside them \(`,RFlat`\)",

@@ -1,0 +1,161 @@
+"""Index files that state what is not so: refused before faiss allocates or goes by it."""
+
+import resource
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from faiss_server.article_index import open_article_index
+from faiss_server.build import build_index, write_index
+from faiss_server.errors import ReleaseRefusedError
+from faiss_server.index_layout import kinds_of, read_layout
+from releases.manifest import Manifest
+from tests.support.releases import manifest_of, tiny_release
+
+D, N, LISTS = 8, 100, 16
+KINDS = [
+    "IVF16,Flat",
+    "RR8,IVF16(IVF4,Flat),SQ8,Refine(SQfp16)",
+    "RR8,IVF16,PQ4x4,RFlat",
+]
+IVF = 37
+"""Where the fields of lists begin: after four letters and the header."""
+
+
+def make(folder: Path, spec: str) -> tuple[bytes, Manifest]:
+    """Answer the bytes of an index, and a manifest that describes it."""
+    vectors = np.random.default_rng(1).standard_normal((N, D), dtype=np.float32)
+    built = build_index(vectors, np.arange(N), vectors[:20], k=5, recall_target=0.3, spec=spec)
+    write_index(built, folder / "items.faiss")
+    tiny_release(folder, 1)
+    manifest = manifest_of(
+        folder, 1, dimension=D, article_count=N, index=built.info.model_dump(mode="json"),
+        golden_queries=[{"vector": [1.0] * D, "article_ids": [1], "scores": [1.0]}],
+    )  # fmt: skip
+    return (folder / "items.faiss").read_bytes(), manifest
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def sound(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, Manifest]:
+    return make(tmp_path_factory.mktemp("sound"), request.param)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Manifest]:
+    return make(tmp_path_factory.mktemp("plain"), "IVF16,Flat")
+
+
+@pytest.fixture(autouse=True)
+def modest() -> Iterator[None]:
+    """No test takes memory that a file only claims."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+def outcome(folder: Path, contents: bytes, manifest: Manifest) -> str:
+    """Answer why a file is refused; nothing where it is not."""
+    path = folder / "items.faiss"
+    path.write_bytes(contents)
+    try:
+        index = open_article_index(path, manifest)
+    except ReleaseRefusedError as error:
+        name, _, reason = str(error).partition(": ")
+        return reason if name == str(path) and "\n" not in reason else f"badly told: {error!r}"
+    assert (len(index), index.dimension, index.lists) == (N, D, LISTS)
+    index.nearest(np.ones((1, D), np.float32), 5, LISTS)
+    index.vectors_at(np.arange(N))
+    return ""
+
+
+def test_a_sound_file_is_what_its_factory_string_says(
+    sound: tuple[bytes, Manifest], tmp_path: Path
+) -> None:
+    contents, manifest = sound
+    assert outcome(tmp_path, contents, manifest) == ""
+    layout = read_layout(tmp_path / "items.faiss")
+    assert layout.kinds == kinds_of(manifest.index.type)
+    assert (layout.dimension, layout.articles, layout.lists) == (D, N, LISTS)
+
+
+def test_a_sound_file_of_another_kind_than_the_manifest_says_is_refused(
+    sound: tuple[bytes, Manifest], tmp_path: Path
+) -> None:
+    contents, manifest = sound
+
+    def told(factory: str) -> str:
+        index = manifest.index.model_copy(update={"type": factory})
+        return outcome(tmp_path, contents, manifest.model_copy(update={"index": index}))
+
+    assert told("IVF16,SQ4").startswith("kind of index for 'IVF16,SQ4' is ")
+    assert told("HNSW32").startswith("the manifest's index.type: 'HNSW32' is not served")
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "value", "message"),
+    [
+        (0, "4s", b"IxHN", "'IxHN' at byte 0 is none of the kinds served there"),
+        (4, "<i", -8, "the dimension of IwFl is -8"),
+        (4, "<i", 2**31 - 1, "the dimension of IwFl is 2147483647"),
+        (4, "<i", 9, "the dimension of IxFI is 8, not 9"),
+        (8, "<q", -1, "the number of vectors of IwFl is -1"),
+        (8, "<q", 2**62, "the number of vectors of IwFl is 4611686018427387904"),
+        (8, "<q", N + 1, "the lists do not hold the 101 that the header says"),
+        (32, "B", 7, "is_trained is 7"),
+        (33, "<i", 1, "the metric is not the inner product"),
+        (IVF, "<Q", 2**60, "it states 1152921504606846976 lists"),
+        (IVF, "<Q", 17, "the vectors in IxFI is 16, not 17"),
+        (IVF + 16, "4s", b"IHNf", "'IHNf' at byte 53 is none of the kinds served there"),
+        (IVF + 16 + 37, "<Q", 2**63, "the length of the centres is 9223372036854775808, not 128"),
+    ],
+)
+def test_a_strange_header_is_refused_with_the_field(
+    plain: tuple[bytes, Manifest], tmp_path: Path, at: int, form: str, value: object, message: str
+) -> None:
+    contents, manifest = plain
+    changed = bytearray(contents)
+    struct.pack_into(form, changed, at, value)
+    assert message in outcome(tmp_path, bytes(changed), manifest)
+
+
+def test_whatever_eight_bytes_are_a_huge_number_the_file_is_refused_or_harmless(
+    sound: tuple[bytes, Manifest], tmp_path: Path
+) -> None:
+    contents, manifest = sound
+    refused = 0
+    for number, at in enumerate(range(0, len(contents) - 8, len(contents) // 300)):
+        huge = struct.pack("<Q", (2**40, 2**63 - 1)[number % 2])
+        found = outcome(tmp_path, contents[:at] + huge + contents[at + 8 :], manifest)
+        assert "badly told" not in found
+        refused += bool(found)
+    assert refused > 10
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_spoilt_files_are_refused_or_harmless(
+    sound: tuple[bytes, Manifest], tmp_path: Path, data: st.DataObject
+) -> None:
+    contents, manifest = sound
+    changed = bytearray(contents)
+    # Most fields are near the beginning, the end, and after the centres.
+    places = st.one_of(st.integers(0, 700), st.integers(0, len(contents) - 1))
+    for at in data.draw(st.lists(places, min_size=1, max_size=4)):
+        changed[at] ^= data.draw(st.integers(1, 255))
+    how = data.draw(st.sampled_from(["whole", "cut", "longer"]))
+    if how == "cut":
+        del changed[data.draw(st.integers(0, len(changed) - 1)) :]
+    elif how == "longer":
+        changed += data.draw(st.binary(min_size=1, max_size=20))
+    found = outcome(tmp_path, bytes(changed), manifest)
+    assert found or how == "whole"
+    assert "badly told" not in found
