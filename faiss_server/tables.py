@@ -67,6 +67,9 @@ def _read_columns(path: Path, fractions: Collection[str] = ()) -> dict[str, NDAr
     """Read int64[n] arrays; those named `fractions` may be float64."""
     # Pickles run code when they are read. NumPy leaves a file open that is no archive.
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        # They are written as they are: what is larger than its file would fill the memory.
+        if sum(member.file_size for member in file.zip.infolist()) > path.stat().st_size:
+            raise ValueError("its columns are compressed")
         arrays = {name: file[name] for name in file.files}
     for name, array in arrays.items():
         is_fraction = name in fractions and array.dtype == np.float64
@@ -81,5 +84,5 @@ def _read_columns(path: Path, fractions: Collection[str] = ()) -> dict[str, NDAr
 def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise ReleaseRefusedError(RefusalReason.TABLES, f"{path}: {error}") from error

@@ -3,6 +3,7 @@ import io
 import pickle
 import threading
 import weakref
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,25 @@ def one_array() -> bytes:
     stream = io.BytesIO()
     np.save(stream, ints(1))
     return stream.getvalue()
+
+
+@pytest.mark.parametrize("name", [POPULAR_FILE, ATTRIBUTES_FILE])
+def test_a_table_that_grows_when_it_is_read_is_refused(tmp_path: Path, name: str) -> None:
+    made = make_release(tmp_path, RELEASE)
+    np.savez_compressed(made.home / name, article_ids=np.zeros(1_000_000, np.int64))
+    assert "its columns are compressed" in str(refusal(made, described_anew(made)))
+
+
+@pytest.mark.parametrize("name", [POPULAR_FILE, ATTRIBUTES_FILE])
+def test_a_table_that_states_more_than_it_holds_is_refused(tmp_path: Path, name: str) -> None:
+    made = make_release(tmp_path, RELEASE)
+    header = {"descr": "<i8", "fortran_order": False, "shape": (10**15,)}
+    with (
+        zipfile.ZipFile(made.home / name, "w") as archive,
+        archive.open("article_ids.npy", "w") as f,
+    ):
+        np.lib.format.write_array_header_1_0(f, header)
+    assert refusal(made, described_anew(made)).reason == RefusalReason.TABLES
 
 
 @pytest.mark.parametrize(
