@@ -1,5 +1,5 @@
 """`python -m loadtest.bench.index`: searches in process, with exclusions and filters, at 1 and 10
-million articles.
+million articles; and a server of one process beside several.
 
 QUICK=1 takes some thousand articles, which checks the machinery and not the figures.
 """
@@ -7,9 +7,11 @@ QUICK=1 takes some thousand articles, which checks the machinery and not the fig
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 os.environ["OMP_NUM_THREADS"] = "1"  # as servers have it
@@ -18,6 +20,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
+from loadtest.bench.forms import ONE_PROCESS, PROCESSES, Forms, measure_forms
 from loadtest.bench.indexes import (
     BenchIndex,
     Catalogued,
@@ -37,6 +40,9 @@ from loadtest.bench.searches import (
     measure_filters,
     times_of,
 )
+from loadtest.bench.stacks import prepare
+from loadtest.peers.inputs import prepare_inputs
+from loadtest.peers.measuring import MANY, Turn
 from releases.manifest import CurvePoint, IndexInfo
 from reporting import Figure, LineChart, Report, Section, Series, Table, print_report, write_report
 
@@ -56,10 +62,11 @@ class _Plan:
     compressed_spec: str
     rounds: int
     filter_users: int
+    forms_seconds: float
 
 
-_FULL: Final = _Plan(1_000_000, 10_000_000, "IVF12649,SQ8,Refine(SQfp16)", 5, 200)
-_QUICK: Final = _Plan(20_000, 30_000, "IVF256(IVF16,Flat),SQ8,Refine(SQfp16)", 1, 20)
+_FULL: Final = _Plan(1_000_000, 10_000_000, "IVF12649,SQ8,Refine(SQfp16)", 5, 200, 4.0)
+_QUICK: Final = _Plan(20_000, 30_000, "IVF256(IVF16,Flat),SQ8,Refine(SQfp16)", 1, 20, 0.5)
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,9 @@ def main() -> int:
     bench = opened(place, attributes_of(catalogue))
     exclusions = measure_exclusions(bench, catalogue, (50, 1000), plan.rounds)
     filters = measure_filters(bench, catalogue, plan.filter_users)
-    report = _report(bench, exclusions, filters, found, quick=quick)
+    console.print("one process and several, over gRPC ...")
+    forms = _measure_forms(plan)
+    report = _report(bench, exclusions, filters, found, forms, quick=quick)
     print_report(report, console)
     write_report(report, _REPORT)
     console.print(f"report: {_REPORT / 'report.html'}")
@@ -128,6 +137,16 @@ def _measure_compressed(catalogue: Catalogued, place: Path, plan: _Plan) -> _Com
     return _Compressed(bench, times, enough, resident, plan.compressed_articles)
 
 
+def _measure_forms(plan: _Plan) -> Forms:
+    peers = _CACHE / "peers"
+    peers.mkdir(parents=True, exist_ok=True)
+    prepared, inputs = prepare(plan.articles), prepare_inputs(peers, plan.articles)
+    with tempfile.TemporaryDirectory(prefix="bench-forms-", dir=_CACHE) as directory:
+        return measure_forms(
+            prepared, inputs, Path(directory).resolve(), plan.rounds, plan.forms_seconds
+        )
+
+
 def _least_for(info: IndexInfo, recall: float) -> CurvePoint:
     """Answer the fewest lists that give so much; the release's own leave room for exclusions."""
     own = [point for point in info.curve if point.refine_factor == info.refine_factor]
@@ -139,12 +158,13 @@ def _report(
     exclusions: Exclusions,
     filters: dict[str, Filtered],
     compressed: _Compressed,
+    forms: Forms,
     *,
     quick: bool,
 ) -> Report:
     figures = [
         *_exclusion_figures(exclusions), *_filter_figures(filters),
-        *_compressed_figures(compressed),
+        *_compressed_figures(compressed), *_forms_figures(forms),
     ]  # fmt: skip
     if quick:
         figures = [Figure(one.name, one.value, one.unit) for one in figures]
@@ -158,6 +178,7 @@ def _report(
             _times_section(bench, exclusions.times, exclusions.recalls),
             _filters_section(filters),
             _times_section(compressed.bench, compressed.times, {}),
+            _forms_section(forms),
             *(_curve_section(one) for one in (bench, compressed.bench)),
         ),
     )
@@ -219,6 +240,43 @@ def _compressed_figures(found: _Compressed) -> list[Figure]:
         Figure(f"{name}: memory / bytes of its codes", found.resident_bytes / codes),
         Figure(f"{name}: memory", found.resident_bytes / _MIB, "MiB"),
     ]  # fmt: skip
+
+
+def _forms_figures(forms: Forms) -> list[Figure]:
+    name = f"{forms.cores} processes / one of {forms.cores} threads"
+    return [
+        Figure(
+            f"{name}: searches/s of {MANY} clients", forms.ratio(lambda turn: turn.per_second, MANY)
+        ),
+        Figure(f"{name}: CPU by search", forms.ratio(lambda turn: turn.cpu_us, MANY)),
+        Figure(
+            f"{name}: p50 of one client",
+            forms.ratio(lambda turn: turn.latencies.percentile_ms(50), 1),
+        ),
+        Figure(f"{name}: memory (PSS)", forms.ratio(lambda turn: turn.memory_mib, MANY)),
+    ]
+
+
+def _forms_section(forms: Forms) -> Section:
+    figures: tuple[Callable[[Turn], float], ...] = (
+        lambda turn: turn.per_second,
+        lambda turn: turn.latencies.percentile_ms(50),
+        lambda turn: turn.latencies.percentile_ms(99),
+        lambda turn: turn.cpu_us,
+        lambda turn: turn.memory_mib,
+    )
+    rows: tuple[tuple[str | float, ...], ...] = tuple(
+        (form, clients, *(median(map(figure, forms.of(form, clients))) for figure in figures))
+        for form in (ONE_PROCESS, PROCESSES)
+        for clients in (1, MANY)
+    )
+    headings = ("form", "clients", "searches/s", "p50 ms", "p99 ms", "CPU µs", "memory MiB")
+    return Section(
+        "One process or several",
+        f"Over gRPC on {forms.cores} cores, which the clients share. Medians over the rounds; "
+        "several processes have a port each.",
+        (Table(headings, rows),),
+    )
 
 
 def _times_section(bench: BenchIndex, times: Times, recalls: Mapping[str, float]) -> Section:

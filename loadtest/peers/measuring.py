@@ -66,19 +66,24 @@ class Turn:
         return 1e6 * self.client_cpu_seconds / self.latencies.count
 
 
-def take_turn(name: str, site: Site, server_pid: int | None, plan: Plan) -> list[Turn]:
-    """Ask by one client, and where there is a server by many. Raises LoadTestError."""
-    numbers = (1,) if server_pid is None else (1, MANY)
+def take_turn(
+    name: str, sites: Sequence[Site], server_pids: Sequence[int], plan: Plan
+) -> list[Turn]:
+    """Ask by one client, and where there is a server by many. Raises LoadTestError.
+
+    Where several processes serve, each has a site of its own, and the clients are divided.
+    """
+    numbers = (1, MANY) if server_pids else (1,)
     with ExitStack() as cleanup:
         clients = [
-            cleanup.enter_context(running_client(name, site))
-            for _ in range(min(_PROCESSES, max(numbers)))
+            cleanup.enter_context(running_client(name, sites[place % len(sites)]))
+            for place in range(min(_PROCESSES, max(numbers)))
         ]
-        pid = clients[0].pid if server_pid is None else server_pid
-        return [_measured(clients, number, pid, plan) for number in numbers]
+        pids = server_pids or [clients[0].pid]
+        return [_measured(clients, number, pids, plan) for number in numbers]
 
 
-def _measured(clients: Sequence[Client], number: int, pid: int, plan: Plan) -> Turn:
+def _measured(clients: Sequence[Client], number: int, pids: Sequence[int], plan: Plan) -> Turn:
     asking = clients[: min(len(clients), number)]
     for client in asking:
         client.begin_connecting(number // len(asking), plan.effort, plan.queries)
@@ -91,10 +96,11 @@ def _measured(clients: Sequence[Client], number: int, pid: int, plan: Plan) -> T
             "start": start, "warmup": plan.warmup_seconds, "seconds": plan.seconds,
         })  # fmt: skip
     time.sleep(max(0.0, start + plan.warmup_seconds - time.monotonic()))
-    before = cpu_seconds(pid)
+    before = sum(map(cpu_seconds, pids))
     time.sleep(max(0.0, start + plan.warmup_seconds + plan.seconds - time.monotonic()))
-    used = cpu_seconds(pid) - before
-    return _turn(number, [client.loaded() for client in asking], plan, used, memory_mib(pid))
+    used = sum(map(cpu_seconds, pids)) - before
+    memory = sum(map(memory_mib, pids))
+    return _turn(number, [client.loaded() for client in asking], plan, used, memory)
 
 
 def _turn(

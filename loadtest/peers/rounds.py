@@ -153,10 +153,10 @@ def _measure(
     try:
         with _awake(contender, workplace) as server:
             if server is None:
-                turns = take_turn(system.name, contender.site, None, plan)
+                turns = take_turn(system.name, [contender.site], [], plan)
             else:
                 site = contender.site.at(server.port)
-                turns = take_turn(system.name, site, server.process.pid, plan)
+                turns = take_turn(system.name, [site], [server.process.pid], plan)
         contender.turns.append(turns)
     except _REFUSED as error:
         _drop(compared, contender, error)

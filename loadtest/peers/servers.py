@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from loadtest.peers.client import Site, running_client
@@ -62,14 +63,19 @@ def running_server(system: System, site: Site) -> Iterator[Server]:
 
 
 @contextmanager
-def running_own_server(directory: Path, store: Path) -> Iterator[Server]:
-    """Run this project's faiss server over a store for as long as the block runs."""
+def running_own_server(
+    directory: Path, store: Path, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Server]:
+    """Run this project's faiss server over a store for as long as the block runs.
+
+    `settings` are environment variables besides those that it needs.
+    """
     (directory / "run").mkdir(parents=True, exist_ok=True)
     ready_file = directory / "run" / "faiss-server.json"
     ready_file.unlink(missing_ok=True)
     process = Process(
         OURS, [sys.executable, "-m", "faiss_server"], directory / "server.log",
-        _own_settings(directory, store, ready_file),
+        {**_own_settings(directory, store, ready_file), **settings},
     )  # fmt: skip
     with ended(Server(process, 0)):
         process.wait_until(ready_file.exists, _READY_SECONDS)

@@ -306,11 +306,10 @@ def test_a_table_that_grows_when_it_is_read_is_refused(tmp_path: Path, name: str
 def test_a_table_that_states_more_than_it_holds_is_refused(tmp_path: Path, name: str) -> None:
     made = make_release(tmp_path, RELEASE)
     header = {"descr": "<i8", "fortran_order": False, "shape": (10**15,)}
-    with (
-        zipfile.ZipFile(made.home / name, "w") as archive,
-        archive.open("article_ids.npy", "w") as f,
-    ):
-        np.lib.format.write_array_header_1_0(f, header)
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, header)
+    with zipfile.ZipFile(made.home / name, "w") as archive:
+        archive.writestr("article_ids.npy", stream.getvalue())
     assert refusal(made, described_anew(made)).reason == RefusalReason.TABLES
 
 
