@@ -93,6 +93,8 @@ def _own_settings(directory: Path, store: Path, ready_file: Path) -> Mapping[str
         "READY_FILE": str(ready_file),
         # The store is the cache's, and not to be written to.
         "REPORT_SERVING": "false",
+        # The clients wait as long as it takes, as they do for the other systems.
+        "DEFAULT_DEADLINE_SECONDS": "60",
     }
     return {f"FAISS_SERVER_{name}": value for name, value in settings.items()}
 

@@ -1,6 +1,7 @@
 """This project's faiss server, by gRPC. What it searches is a release: there is nothing to fill."""
 
-from typing import Any
+import time
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -9,6 +10,8 @@ from recsys.faiss.v1 import faiss_service_pb2 as pb2
 from recsys.faiss.v1 import faiss_service_pb2_grpc as pb2_grpc
 
 from loadtest.peers.clients.protocol import Place, Progress, Search, run
+
+_AGAIN_SECONDS: Final = 0.001
 
 
 def build(_: Place, __: NDArray[np.float32], ___: NDArray[np.int64], ____: Progress) -> None:
@@ -26,7 +29,14 @@ def connect(place: Place, effort: int) -> Search:
 
     def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
         request = pb2.SearchRequest(release=release, vectors=query.tobytes(), k=place.k, **own)
-        return np.frombuffer(call(request).ids, "<i8")
+        while True:
+            try:
+                return np.frombuffer(call(request).ids, "<i8")
+            except grpc.RpcError as error:
+                # Where it is late it begins fewer calls at once. Its callers ask again.
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+                time.sleep(_AGAIN_SECONDS)
 
     return search
 
