@@ -154,8 +154,7 @@ class _Walk:
         """What follows the header of an index with lists."""
         self.lists = self._list_count()
         self._centres()
-        if self._direct_map(0).size:
-            raise _StrangeError("the lists have a direct map")
+        self._direct_map(_NO_MAP, 0)
         if kind == "IwFl":
             code_size = 4 * self.dimension
         elif kind == "IwSq":
@@ -180,7 +179,8 @@ class _Walk:
         flat = self._kind("IxFI")
         self._header(flat, lists)
         self._vector("centres", lists * self.dimension, 4)
-        places = self._direct_map(self.lists)
+        # Without it faiss ends the process where codes are of what is left after a centre.
+        places = self._direct_map(_ARRAY_MAP, self.lists)
         sizes = self._list_sizes(lists, 4 * self.dimension, self.lists)
         # faiss goes by these without a look.
         of_list, in_list = places >> _OFFSET_BITS, places & ((1 << _OFFSET_BITS) - 1)
@@ -197,11 +197,8 @@ class _Walk:
         self._skip("nprobe", 8)
         return lists
 
-    def _direct_map(self, length: int) -> NDArray[np.int64]:
-        kind = self._number("u1", "kind of direct map")
-        if kind not in {_NO_MAP, _ARRAY_MAP}:
-            raise _StrangeError(f"direct maps of kind {kind} are not served")
-        length = length if kind == _ARRAY_MAP else 0
+    def _direct_map(self, kind: int, length: int) -> NDArray[np.int64]:
+        self._expect("kind of direct map", self._number("u1", "kind of direct map"), kind)
         at = self._vector("direct map", length, _ID_BYTES)
         end = self._stream.tell()
         self._stream.seek(at)

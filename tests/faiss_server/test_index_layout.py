@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from faiss_server._faiss import faiss
 from faiss_server.article_index import open_article_index
 from faiss_server.build import build_index, write_index
 from faiss_server.errors import ReleaseRefusedError
@@ -123,6 +124,15 @@ def test_a_strange_header_is_refused_with_the_field(
     changed = bytearray(contents)
     struct.pack_into(form, changed, at, value)
     assert message in outcome(tmp_path, bytes(changed), manifest)
+
+
+def test_centres_in_lists_that_cannot_be_found_by_number_are_refused(tmp_path: Path) -> None:
+    """faiss would end the process at the first search."""
+    contents, manifest = make(tmp_path / "made", "IVF16(IVF4,Flat),SQ8")
+    index = faiss.deserialize_index(np.frombuffer(contents, np.uint8))
+    faiss.downcast_index(index.quantizer).set_direct_map_type(faiss.DirectMap.NoMap)
+    changed = faiss.serialize_index(index).tobytes()
+    assert outcome(tmp_path, changed, manifest).endswith("the kind of direct map is 0, not 1")
 
 
 def test_whatever_eight_bytes_are_a_huge_number_the_file_is_refused_or_harmless(
