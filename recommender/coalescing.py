@@ -1,7 +1,8 @@
 """What queued while a backend was busy goes to it as one batch.
 
-Nobody waits for company: a call goes out at once where the window has room, together with those
-that came in the same turn of the event loop, and otherwise with the first answer that comes back.
+Nobody waits for company while few are served: a call goes out at once where the window has room,
+together with those that came in the same turn of the event loop, and otherwise with the first
+answer that comes back. Where many are served, one batch of a key at a time.
 """
 
 import asyncio
@@ -30,6 +31,9 @@ _FASTEST_SECONDS: Final = 5.0
 _ROOM: Final = 2.0
 _CROWDED: Final = 3.0
 _DECREASE: Final = 0.9
+_CROWD: Final = 3
+_WORTH_A_CALL: Final = 16
+"""A call costs as much as some ten of its rows: in so many it hardly counts."""
 
 
 class Window:
@@ -138,9 +142,10 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
         self._window = Window()
         self._queue: dict[KeyT, Batch[KeyT, ItemT, AnswerT]] = {}
         self._full: list[Batch[KeyT, ItemT, AnswerT]] = []
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None], KeyT] = {}
         self._hanging: set[asyncio.Task[None]] = set()
         self._flush_is_due = False
+        self._callers = 0
 
     async def ask(
         self, key: KeyT, item: ItemT, deadline: Deadline, *, alone: bool = False
@@ -156,6 +161,7 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
         if batch is None:
             batch = self._queue[key] = Batch(key)
         future = batch.add(item, deadline)
+        self._callers += 1
         if len(batch.items) == self._max_batch:
             self._full.append(self._queue.pop(key))
         self._flush_soon()
@@ -165,6 +171,7 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
             return await future
         finally:
             timer.cancel()
+            self._callers -= 1
 
     async def _ask_alone(self, key: KeyT, item: ItemT, deadline: Deadline) -> AnswerT:
         (answer,) = await self._send(key, [item], [deadline])
@@ -180,28 +187,50 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        while len(self._in_flight) < self._window.size and (self._full or self._queue):
-            batch = self._full.pop(0) if self._full else self._queue.pop(next(iter(self._queue)))
+        while len(self._in_flight) < self._window.size:
+            if (batch := self._next()) is None:
+                return
             batch = batch.without_those_gone()
             if batch.items:
                 self._take_off(batch)
 
+    def _next(self) -> Batch[KeyT, ItemT, AnswerT] | None:
+        """Take the batch out of the queue that may go now, if one may."""
+        if self._full:
+            return self._full.pop(0)
+        for key, batch in self._queue.items():
+            if self._may_go(batch):
+                return self._queue.pop(key)
+        return None
+
+    def _may_go(self, batch: Batch[KeyT, ItemT, AnswerT]) -> bool:
+        """Where many are served, a small batch waits for the one of its key that is away.
+
+        It would save its callers part of a call's time, and cost the processors, which are busy,
+        one more call.
+        """
+        return (
+            self._callers < _CROWD
+            or len(batch.items) >= _WORTH_A_CALL
+            or batch.key not in self._in_flight.values()
+        )
+
     def _take_off(self, batch: Batch[KeyT, ItemT, AnswerT]) -> None:
         loop = asyncio.get_running_loop()
         task = loop.create_task(self._fly(batch))
-        self._in_flight.add(task)
+        self._in_flight[task] = batch.key
         # A backend that hangs must not hold up those who would be sent to another address.
         timer = loop.call_later(self._window.patience_seconds, self._make_room, task)
         task.add_done_callback(lambda task: self._land(task, timer))
 
     def _make_room(self, task: "asyncio.Task[None]") -> None:
-        self._in_flight.discard(task)
+        self._in_flight.pop(task, None)
         self._hanging.add(task)  # the event loop itself keeps no task alive
         self._flush()
 
     def _land(self, task: "asyncio.Task[None]", timer: asyncio.TimerHandle) -> None:
         timer.cancel()
-        self._in_flight.discard(task)
+        self._in_flight.pop(task, None)
         self._hanging.discard(task)
         self._flush()
 

@@ -17,7 +17,7 @@ from tensorflow.python.client.session import Session
 from tensorflow.python.framework import errors_impl as errors
 from tensorflow.python.framework.dtypes import as_dtype
 from tensorflow.python.framework.ops import Graph
-from tensorflow.python.saved_model import loader_impl
+from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from service_runtime.errors import OverloadedError
 from tf_serving.errors import Code, InvalidInputError, LoadError
@@ -99,7 +99,7 @@ def load_model(
     session = Session(graph=graph, config=threads)
     try:
         with graph.as_default():
-            loader_impl.load(session, [_SERVE_TAG], str(directory))
+            SavedModelLoader(str(directory)).load(session, [_SERVE_TAG])
     except errors.OpError as error:
         raise LoadError(Code(error.error_code), _reason(error)) from error
     except (OSError, ValueError) as error:  # ValueError: there is no checkpoint

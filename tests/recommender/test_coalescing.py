@@ -54,6 +54,12 @@ def patient(monkeypatch) -> None:
     monkeypatch.setattr("recommender.coalescing._FIRST_PATIENCE_SECONDS", 60.0)
 
 
+@pytest.fixture
+def wide(monkeypatch) -> None:
+    """The window has room for all."""
+    monkeypatch.setattr(Window, "size", 16)
+
+
 def asking(coalescer: Coalescer, key: object, *items: object, seconds: float = 5.0) -> list:
     return [asyncio.ensure_future(coalescer.ask(key, item, Deadline(seconds))) for item in items]
 
@@ -78,6 +84,38 @@ async def test_those_who_ask_while_a_batch_is_away_go_with_its_answer(backend, p
     backend.go_on.set()
     assert await outcomes(first + rest) == ["k:1", "k:2", "k:3"]
     assert backend.batches == [("k", [1]), ("k", [2, 3])]
+
+
+async def test_few_do_not_wait_for_the_batch_that_is_away(backend, patient, wide):
+    coalescer = Coalescer(backend.send, 8)
+    tasks = asking(coalescer, "k", 1)
+    await backend.until_sent(1)
+    tasks += asking(coalescer, "k", 2)
+    await backend.until_sent(2)
+    backend.go_on.set()
+    assert await outcomes(tasks) == ["k:1", "k:2"]
+
+
+async def test_where_many_are_served_one_batch_of_a_key_is_away_at_a_time(backend, patient, wide):
+    coalescer = Coalescer(backend.send, 64)
+    tasks = asking(coalescer, "k", 1, 2, 3)
+    await backend.until_sent(1)
+    tasks += asking(coalescer, "k", 4, 5) + asking(coalescer, "other", 6)
+    await backend.until_sent(2)
+    backend.go_on.set()
+    assert await outcomes(tasks) == ["k:1", "k:2", "k:3", "k:4", "k:5", "other:6"]
+    assert backend.batches == [("k", [1, 2, 3]), ("other", [6]), ("k", [4, 5])]
+
+
+async def test_a_batch_large_enough_does_not_wait_for_the_one_that_is_away(backend, patient, wide):
+    coalescer = Coalescer(backend.send, 64)
+    tasks = asking(coalescer, "k", 1, 2, 3)
+    await backend.until_sent(1)
+    tasks += asking(coalescer, "k", *range(4, 20))
+    await backend.until_sent(2)
+    assert backend.batches[1] == ("k", list(range(4, 20)))
+    backend.go_on.set()
+    await outcomes(tasks)
 
 
 async def test_other_keys_travel_apart_and_no_batch_is_larger_than_allowed(backend):
