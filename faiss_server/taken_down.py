@@ -167,8 +167,9 @@ def _read(file: Path) -> TakenDown:
     try:
         document = json.loads(file.read_bytes())
         ids = np.unique(np.array(document["article_ids"], np.int64))
-        life, token = str(document["life"]), str(document["token"])
-        return TakenDown(life, int(document["version"]), ids, token)
+        # The first versions of the file have no token; neither had Redis.
+        token = str(document.get("token", ""))
+        return TakenDown(str(document["life"]), int(document["version"]), ids, token)
     except FileNotFoundError:
         return TakenDown()
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:

@@ -80,17 +80,13 @@ class RedisTakeDowns:
             for part in _parts(restored):
                 transaction.srem(ARTICLES_KEY, *part)
             _count_change(transaction)
-            transaction.execute()
-        with _redis_errors():
-            return self._whole()
+            # In the same transaction: what is answered is what was changed, also where Redis fails
+            # over right after it.
+            return _whole(transaction)
 
     def _whole(self) -> TakenDown:
         with self._client.pipeline(transaction=True) as transaction:
-            transaction.hmget(STATE_KEY, _STATE_FIELDS)
-            transaction.smembers(ARTICLES_KEY)
-            state, members = transaction.execute()
-        life, version, token = _state_of(state)
-        return TakenDown(life, version, np.array(sorted(map(int, members)), np.int64), token)
+            return _whole(transaction)
 
     def _give_back(self, known: TakenDown, version: int) -> None:
         """Redis came back without what it had: better too much taken down than too little."""
@@ -99,6 +95,15 @@ class RedisTakeDowns:
                 transaction.sadd(ARTICLES_KEY, *part)
             _count_change(transaction, by=max(1, known.version - version + 1))
             transaction.execute()
+
+
+def _whole(transaction: Any) -> TakenDown:
+    """Read state and set at the end of a transaction."""
+    transaction.hmget(STATE_KEY, _STATE_FIELDS)
+    transaction.smembers(ARTICLES_KEY)
+    *_, state, members = transaction.execute()
+    life, version, token = _state_of(state)
+    return TakenDown(life, version, np.array(sorted(map(int, members)), np.int64), token)
 
 
 def _count_change(transaction: Any, by: int = 1) -> None:

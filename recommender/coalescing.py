@@ -2,7 +2,7 @@
 
 Nobody waits for company while few are served: a call goes out at once where the window has room,
 together with those that came in the same turn of the event loop, and otherwise with the first
-answer that comes back. Where many are served, one batch of a key at a time.
+answer that comes back. Where many are served, each backend of a key has one batch at a time.
 """
 
 import asyncio
@@ -122,6 +122,10 @@ class Batch(Generic[KeyT, ItemT, AnswerT]):
                 future.set_result(one)
 
 
+def _one(_: object) -> int:
+    return 1
+
+
 Send = Callable[
     [KeyT, Sequence[ItemT], Sequence[Deadline]], Awaitable[Sequence[AnswerT | CallError]]
 ]
@@ -132,13 +136,20 @@ The deadlines are those of the callers."""
 class Coalescer(Generic[KeyT, ItemT, AnswerT]):
     """Puts calls with equal keys into batches of at most `max_batch`; 1: each goes by itself.
 
+    `backends_of` answers how many backends share a key's batches.
     What happens to one caller happens to it alone: its deadline and its cancellation end its wait
     and nothing else, and a batch that is refused for what it contains goes out again one by one.
     """
 
-    def __init__(self, send: Send[KeyT, ItemT, AnswerT], max_batch: int) -> None:
+    def __init__(
+        self,
+        send: Send[KeyT, ItemT, AnswerT],
+        max_batch: int,
+        backends_of: Callable[[KeyT], int] = _one,
+    ) -> None:
         self._send = send
         self._max_batch = max_batch
+        self._backends_of = backends_of
         self._window = Window()
         self._queue: dict[KeyT, Batch[KeyT, ItemT, AnswerT]] = {}
         self._full: list[Batch[KeyT, ItemT, AnswerT]] = []
@@ -172,6 +183,8 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
         finally:
             timer.cancel()
             self._callers -= 1
+            if self._queue and self._callers == _CROWD - 1:
+                self._flush_soon()
 
     async def _ask_alone(self, key: KeyT, item: ItemT, deadline: Deadline) -> AnswerT:
         (answer,) = await self._send(key, [item], [deadline])
@@ -204,16 +217,15 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
         return None
 
     def _may_go(self, batch: Batch[KeyT, ItemT, AnswerT]) -> bool:
-        """Where many are served, a small batch waits for the one of its key that is away.
+        """Where many are served, a small batch waits for one of its key that is away.
 
         It would save its callers part of a call's time, and cost the processors, which are busy,
         one more call.
         """
-        return (
-            self._callers < _CROWD
-            or len(batch.items) >= _WORTH_A_CALL
-            or batch.key not in self._in_flight.values()
-        )
+        if self._callers < _CROWD or len(batch.items) >= _WORTH_A_CALL:
+            return True
+        away = list(self._in_flight.values()).count(batch.key)
+        return away < max(1, self._backends_of(batch.key))
 
     def _take_off(self, batch: Batch[KeyT, ItemT, AnswerT]) -> None:
         loop = asyncio.get_running_loop()

@@ -61,8 +61,14 @@ class Stages:
         self._models = models
         self._indexes = indexes
         self._histories = Coalescer(self._send_users, max_batch)
-        self._user_vectors = Coalescer(self._send_histories, max_batch)
-        self._searches = Coalescer(self._send_vectors, max_batch)
+        self._user_vectors = Coalescer(
+            self._send_histories, max_batch, lambda release: len(models.holders.get(release, ()))
+        )
+        self._searches = Coalescer(
+            self._send_vectors,
+            max_batch,
+            lambda wanted: len(indexes.holders.get(wanted.release, ())),
+        )
         self._callers = 0
 
     def __enter__(self) -> None:

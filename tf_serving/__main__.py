@@ -10,7 +10,8 @@ prepare_grpc()
 # Read when TensorFlow is imported; what it would print is news about the processor.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 # TensorFlow without what `import tensorflow` brings beside the modules that run a graph (Keras,
-# datasets, distribution, each public name): two thirds of the seconds of a start.
+# datasets, distribution, each public name): two thirds of the seconds of a start. TF2's
+# behaviour stays off, which changes nothing for a graph that is read into a session.
 if (tensorflow := find_spec("tensorflow")) is not None:
     sys.modules["tensorflow"] = module_from_spec(tensorflow)
 

@@ -217,6 +217,16 @@ def test_a_spoilt_file_is_as_none(tmp_path: Path, registry: CollectorRegistry, t
     assert taken.now.article_ids.tolist() == []
 
 
+def test_a_file_from_before_there_were_tokens_counts(
+    tmp_path: Path, registry: CollectorRegistry
+) -> None:
+    file = tmp_path / "taken_down.json"
+    file.write_text('{"life": "a", "version": 1, "article_ids": [7, 5]}')
+    taken = TakenDownArticles(Fake, file, FaissServerMetrics(registry), lambda: None)
+    assert taken.now.article_ids.tolist() == [5, 7]
+    assert taken.now.token == ""
+
+
 async def answered(server: RunningFaissServer, release: int = SERVED) -> list[int]:
     request = good_search(release=release, vectors=random_vectors(1, 1).tobytes(), k=20)
     return np.frombuffer((await server.faiss.Search(request)).ids, "<i8").tolist()

@@ -107,6 +107,44 @@ async def test_where_many_are_served_one_batch_of_a_key_is_away_at_a_time(backen
     assert backend.batches == [("k", [1, 2, 3]), ("other", [6]), ("k", [4, 5])]
 
 
+async def test_where_many_are_served_each_backend_of_a_key_has_a_batch(backend, patient, wide):
+    coalescer = Coalescer(backend.send, 64, lambda key: {"k": 2}[key])
+    tasks = asking(coalescer, "k", 1, 2, 3)
+    await backend.until_sent(1)
+    tasks += asking(coalescer, "k", 4)
+    await backend.until_sent(2)
+    tasks += asking(coalescer, "k", 5)
+    tasks += asking(coalescer, "k", 6)
+    await asyncio.sleep(0)
+    backend.go_on.set()
+    assert await outcomes(tasks) == [f"k:{item}" for item in range(1, 7)]
+    assert backend.batches == [("k", [1, 2, 3]), ("k", [4]), ("k", [5, 6])]
+
+
+async def test_those_who_are_few_again_wait_no_more(backend, patient, wide):
+    coalescer = Coalescer(backend.send, 64)
+    first = asking(coalescer, "k", 1, 2, 3)
+    await backend.until_sent(1)
+    last = asking(coalescer, "k", 4)
+    await asyncio.sleep(0)
+    for leaving in first[:2]:
+        leaving.cancel()
+    await backend.until_sent(2)
+    assert backend.batches[1] == ("k", [4])
+    backend.go_on.set()
+    assert await outcomes([first[2], *last]) == ["k:3", "k:4"]
+
+
+async def test_many_do_not_wait_for_a_batch_that_hangs(backend, wide):
+    coalescer = Coalescer(backend.send, 64)
+    tasks = asking(coalescer, "k", 1, 2, 3)
+    await backend.until_sent(1)
+    tasks += asking(coalescer, "k", 4)
+    await backend.until_sent(2)
+    backend.go_on.set()
+    assert await outcomes(tasks) == ["k:1", "k:2", "k:3", "k:4"]
+
+
 async def test_a_batch_large_enough_does_not_wait_for_the_one_that_is_away(backend, patient, wide):
     coalescer = Coalescer(backend.send, 64)
     tasks = asking(coalescer, "k", 1, 2, 3)

@@ -16,8 +16,8 @@ def of_regions(count, regions, seed=1):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_block_by_block_the_answer_is_that_of_the_whole_list(monkeypatch, seed):
-    monkeypatch.setattr(popular, "_BLOCK", 16)
+def test_head_and_rest_answer_what_the_whole_list_does(monkeypatch, seed):
+    monkeypatch.setattr(popular, "_HEAD", 16)
     random, listed = np.random.default_rng(seed), of_regions(100, 5, seed)
     limit, negated = int(random.integers(1, 40)), bool(seed % 2)
     values = tuple(random.integers(6, size=2).tolist())
@@ -34,13 +34,13 @@ def test_block_by_block_the_answer_is_that_of_the_whole_list(monkeypatch, seed):
         assert list(zip(found.ids.tolist(), found.scores.tolist(), strict=True)) == passes[:limit]
 
 
-def test_what_a_later_block_holds_fills_a_page():
-    size = popular._BLOCK * 2
+def test_what_comes_after_the_head_fills_a_page():
+    size = popular._HEAD * 2
     region = np.zeros(size, np.int64)
-    region[[5, popular._BLOCK + 1, size - 1]] = 3
+    region[[5, popular._HEAD + 1, size - 1]] = 3
     ids = np.arange(size)
     lists = PopularArticles(PopularList(ids, -ids.astype(np.float32), {"region": region}), {})
     only = (AttributeFilter("region", (3,), negated=False),)
     nothing = np.zeros(0, np.int64)
-    assert lists.ranking(9, nothing, only).ids.tolist() == [5, popular._BLOCK + 1, size - 1]
-    assert lists.ranking(2, np.array([5]), only).ids.tolist() == [popular._BLOCK + 1, size - 1]
+    assert lists.ranking(9, nothing, only).ids.tolist() == [5, popular._HEAD + 1, size - 1]
+    assert lists.ranking(2, np.array([5]), only).ids.tolist() == [popular._HEAD + 1, size - 1]
