@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from faiss_server._faiss import faiss
 from faiss_server.build_errors import BuildError
+from faiss_server.errors import ReleaseRefusedError
 from faiss_server.exact import exact_top_k
 from faiss_server.index_kind import IndexKind, UnservedKindError
-from faiss_server.index_layout import kinds_of
+from faiss_server.index_layout import kinds_of, read_layout
 from faiss_server.spec import AUTO, list_count, resolve_spec
 from faiss_server.tuning import Effort, Tuned, Wanted, choose_effort, measure_curve, recalls
 from faiss_server.two_levels import centres_in_two_levels
@@ -136,9 +137,14 @@ def tune_index(
 
 
 def write_index(built: BuiltIndex, path: Path) -> None:
-    """Write the index to a file."""
+    """Write the index to a file; raises BuildError, and leaves none, where no server takes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     faiss.write_index(built.index, str(path))
+    try:
+        read_layout(path)
+    except ReleaseRefusedError as error:
+        path.unlink(missing_ok=True)
+        raise BuildError(f"spec {built.info.type!r}: servers would refuse it: {error}") from None
 
 
 def search_file(

@@ -31,9 +31,10 @@ _SCALAR_TYPES: Final = {0: (8, 2), 1: (4, 2), 4: (16, 0), 6: (6, 2), 7: (16, 0)}
 
 _LISTS: Final = {"Flat": "IwFl", "SQ": "IwSq", "PQ": "IwPQ"}
 _FINER: Final = {"RFlat": "IxFI", "Refine(Flat": "IxFI", "Refine(SQ": "IxSQ"}
+_SQ: Final = r"SQ(?=(?:4|6|8|fp16|bf16)\b)"
 _FACTORY: Final = re.compile(
-    r"(?P<rotation>(?:OPQ|RR)\w*,)?IVF\d+(?P<second>\(IVF\d+,Flat\))?,(?P<codes>Flat|SQ|PQ)\w*"
-    r"(?:,(?P<finer>RFlat|Refine\((?:Flat|SQ))\w*\)?)?"
+    rf"(?P<rotation>(?:OPQ|RR)\w*,)?IVF\d+(?P<second>\(IVF\d+,Flat\))?,"
+    rf"(?P<codes>Flat|{_SQ}|PQ)\w*(?:,(?P<finer>RFlat|Refine\((?:Flat|{_SQ}))\w*\)?)?"
 )
 
 
@@ -53,8 +54,8 @@ def kinds_of(factory: str) -> tuple[str, ...]:
     match = _FACTORY.fullmatch(factory)
     if match is None:
         raise ValueError(
-            f"{factory!r} is not served: that is IVFn or IVFn(IVFm,Flat), with Flat, SQ… or PQ…, "
-            "OPQ… or RR… before it and RFlat or Refine(SQ…) after it if need be"
+            f"{factory!r} is not served: that is IVFn or IVFn(IVFm,Flat), with Flat, SQ… (4, 6, 8, "
+            "fp16, bf16) or PQ…, OPQ… or RR… before it and RFlat or Refine(SQ…) after it if need be"
         )
     finer, rotation = match["finer"], match["rotation"]
     outer = [

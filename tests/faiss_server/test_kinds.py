@@ -1,5 +1,7 @@
 """Indexes of other kinds than plain lists: built, tuned, written, served."""
 
+from dataclasses import replace
+
 import faiss
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from faiss_server.build import (
 )
 from faiss_server.curve_page import curve_page
 from faiss_server.index_kind import IndexKind
+from faiss_server.index_layout import kinds_of
 from faiss_server.search import Searcher, SearchQuery
 from faiss_server.two_levels import centres_in_two_levels
 
@@ -81,6 +84,26 @@ def test_articles_are_excluded_and_made_up_for(built, opened):
         assert result.counts.tolist() == [min(2500, 3000 - excluded.size)]
         assert not np.isin(result.article_ids, excluded).any()
         assert len(set(result.article_ids.tolist())) == result.article_ids.size
+
+
+@pytest.mark.parametrize("codes", ["SQ8_direct", "SQ8_direct_signed", "SQtq4", "SQ8,Refine(SQtq4)"])
+def test_codes_that_no_server_takes_are_refused_before_the_build(codes):
+    with pytest.raises(BuildError, match="is not served: that is"):
+        build_index(VECTORS, IDS, QUERIES[:100], k=20, spec=f"IVF16,{codes}")
+
+
+@pytest.mark.parametrize("codes", ["SQ4", "SQ6", "SQ8", "SQfp16", "SQbf16", "SQ8,Refine(SQbf16)"])
+def test_codes_of_whole_values_are_served(codes):
+    assert "IwSq" in kinds_of(f"IVF16,{codes}")
+
+
+def test_a_file_that_servers_would_refuse_is_not_left(built, tmp_path):
+    path = tmp_path / "items.faiss"
+    index = faiss.clone_index(built.index)
+    index.metric_type = faiss.METRIC_L2
+    with pytest.raises(BuildError, match=r"servers would refuse it: .* not the inner product"):
+        write_index(replace(built, index=index), path)
+    assert not path.exists()
 
 
 def test_stored_vectors_are_those_of_their_articles(built, opened):
