@@ -112,6 +112,7 @@ def article_index_of(kind: IndexKind, path: Path, refine_factor: float) -> Artic
             "vectors are not finite, or the coarse quantizer is approximate",
         )
     article_ids = _number_by_position(kind, path)
+    kind.ivf.set_direct_map_type(faiss.DirectMap.NoMap)  # the file's goes by other numbers
     if not kind.is_refined:  # finer vectors lie in order of position
         kind.ivf.set_direct_map_type(faiss.DirectMap.Array)
     return ArticleIndex(kind, article_ids, refine_factor)

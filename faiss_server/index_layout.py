@@ -155,7 +155,7 @@ class _Walk:
         """What follows the header of an index with lists."""
         self.lists = self._list_count()
         self._centres()
-        self._direct_map(_NO_MAP, 0)
+        self._maybe_direct_map()
         if kind == "IwFl":
             code_size = 4 * self.dimension
         elif kind == "IwSq":
@@ -167,7 +167,8 @@ class _Walk:
             stated = self._number("<u8", "code size")
             code_size = self._product_quantizer()
             self._expect("code size", stated, code_size)
-        self._skip_lists(self._list_sizes(self.lists, code_size, self.articles), code_size)
+        self._list_sizes(self.lists, code_size, self.articles)
+        self._skip("lists", self.articles * (code_size + _ID_BYTES))
 
     def _centres(self) -> None:
         """The coarse quantizer: centres in a row, or in lists of their own."""
@@ -181,7 +182,7 @@ class _Walk:
         self._header(flat, lists)
         self._vector("centres", lists * self.dimension, 4)
         # Without it faiss ends the process where codes are of what is left after a centre.
-        places = self._direct_map(_ARRAY_MAP, self.lists)
+        places = self._array_map(self.lists)
         sizes = self._list_sizes(lists, 4 * self.dimension, self.lists)
         # faiss goes by these without a look.
         of_list, in_list = places >> _OFFSET_BITS, places & ((1 << _OFFSET_BITS) - 1)
@@ -198,14 +199,21 @@ class _Walk:
         self._skip("nprobe", 8)
         return lists
 
-    def _direct_map(self, kind: int, length: int) -> NDArray[np.int64]:
-        self._expect("kind of direct map", self._number("u1", "kind of direct map"), kind)
+    def _array_map(self, length: int) -> NDArray[np.int64]:
+        self._expect("kind of direct map", self._number("u1", "kind of direct map"), _ARRAY_MAP)
         at = self._vector("direct map", length, _ID_BYTES)
         end = self._stream.tell()
         self._stream.seek(at)
         entries = self._array(length)
         self._stream.seek(end)
         return entries
+
+    def _maybe_direct_map(self) -> None:
+        """None, or one of the articles; whoever reads the file makes it anew."""
+        kind = self._number("u1", "kind of direct map")
+        if kind not in {_NO_MAP, _ARRAY_MAP}:
+            raise _StrangeError(f"direct maps of kind {kind} are not served", RefusalReason.INDEX)
+        self._vector("direct map", self.articles if kind == _ARRAY_MAP else 0, _ID_BYTES)
 
     def _list_sizes(self, lists: int, code_size: int, articles: int) -> NDArray[np.int64]:
         """The beginning of the lists; int64[lists], how much is in each."""
@@ -226,14 +234,13 @@ class _Walk:
             sizes[which] = of_each
         else:
             raise _StrangeError(f"list sizes of kind {form!r}, {stated} of them")
-        if (sizes < 0).any() or (sizes > articles).any() or sizes.sum() != articles:
+        if (
+            (sizes < 0).any() or (sizes > articles).any() or sum(sizes.tolist()) != articles
+        ):  # Python's numbers do not wrap
             raise _StrangeError(
                 f"the lists do not hold the {articles} that the header says", RefusalReason.INDEX
             )
         return sizes
-
-    def _skip_lists(self, sizes: NDArray[np.int64], code_size: int) -> None:
-        self._skip("lists", int(sizes.sum()) * (code_size + _ID_BYTES))
 
     def _ids_of_list(self, size: int, code_size: int) -> NDArray[np.int64]:
         self._skip("codes of a list", size * code_size)

@@ -126,6 +126,34 @@ def test_a_strange_header_is_refused_with_the_field(
     assert message in outcome(tmp_path, bytes(changed), manifest)
 
 
+def test_a_direct_map_of_the_articles_is_taken_and_not_gone_by(tmp_path: Path) -> None:
+    contents, manifest = make(tmp_path / "made", "IVF16,Flat")
+    index = faiss.deserialize_index(np.frombuffer(contents, np.uint8))
+    index.make_direct_map()
+    # The last vectors of the file's map are each the first of the first list.
+    faiss.rev_swig_ptr(index.direct_map.array.data(), N)[N // 2 :] = 0
+    mapped = faiss.serialize_index(index).tobytes()
+    assert len(mapped) == len(contents) + 8 * N
+    assert outcome(tmp_path, mapped, manifest) == ""
+    opened = open_article_index(tmp_path / "items.faiss", manifest)
+    vectors = np.random.default_rng(1).standard_normal((N, D), dtype=np.float32)
+    np.testing.assert_array_equal(opened.vectors_at(np.arange(N)), vectors)
+
+
+def test_a_direct_map_of_another_length_or_kind_is_refused(
+    plain: tuple[bytes, Manifest], tmp_path: Path
+) -> None:
+    contents, manifest = plain
+    at = IVF + 16 + 37 + 8 + LISTS * D * 4
+    assert contents[at : at + 9] == bytes(9)
+    for begin, message in (
+        (struct.pack("<BQ", 1, 2**40), f"the length of the direct map is {2**40}, not {N}"),
+        (struct.pack("<BQ", 2, 0), "direct maps of kind 2 are not served"),
+    ):
+        changed = contents[:at] + begin + contents[at + 9 :]
+        assert message in outcome(tmp_path, changed, manifest)
+
+
 def test_centres_in_lists_that_cannot_be_found_by_number_are_refused(tmp_path: Path) -> None:
     """faiss would end the process at the first search."""
     contents, manifest = make(tmp_path / "made", "IVF16(IVF4,Flat),SQ8")
