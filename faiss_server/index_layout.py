@@ -76,7 +76,9 @@ def read_layout(path: Path) -> IndexLayout:
     except OSError as error:
         raise ReleaseRefusedError(RefusalReason.FILES, f"{path}: {error.strerror}") from error
     except _StrangeError as error:
-        raise ReleaseRefusedError(error.reason, f"{path}: not readable: {error}") from None
+        unserved = error.reason == RefusalReason.INDEX
+        message = f"{path}: {error}" if unserved else f"{path}: not readable: {error}"
+        raise ReleaseRefusedError(error.reason, message) from None
     return IndexLayout(tuple(walk.kinds), walk.dimension, walk.articles, walk.lists)
 
 
@@ -234,9 +236,8 @@ class _Walk:
             sizes[which] = of_each
         else:
             raise _StrangeError(f"list sizes of kind {form!r}, {stated} of them")
-        if (
-            (sizes < 0).any() or (sizes > articles).any() or sum(sizes.tolist()) != articles
-        ):  # Python's numbers do not wrap
+        held = sum(sizes.tolist())  # by Python, whose numbers do not wrap
+        if (sizes < 0).any() or held != articles:
             raise _StrangeError(
                 f"the lists do not hold the {articles} that the header says", RefusalReason.INDEX
             )
@@ -301,7 +302,8 @@ class _Walk:
         at, letters = self._stream.tell(), self._letters()
         if letters not in served:
             raise _StrangeError(
-                f"{letters!r} at byte {at} is none of the kinds served there ({', '.join(served)})"
+                f"{letters!r} at byte {at} is none of the kinds served there ({', '.join(served)})",
+                RefusalReason.INDEX,
             )
         self.kinds.append(letters)
         return letters

@@ -75,7 +75,7 @@ def test_a_manifest_without_the_index_file_is_refused(tmp_path: Path) -> None:
     assert "lists no items.faiss" in str(refusal(made, described_anew(made)))
 
 
-@pytest.mark.parametrize("contents", [b"", b"no index", b"IwFl" + bytes(100)])
+@pytest.mark.parametrize("contents", [b"", b"IwFl", b"IwFl" + bytes(100)])
 def test_an_unreadable_index_is_refused_in_one_line(tmp_path: Path, contents: bytes) -> None:
     made = make_release(tmp_path, RELEASE)
     (made.home / INDEX_FILE).write_bytes(contents)
@@ -175,8 +175,8 @@ def test_an_index_of_another_kind_is_refused(tmp_path: Path) -> None:
     flat.add(made.vectors)
     faiss.write_index(flat, str(made.home / INDEX_FILE))
     error = refusal(made, described_anew(made))
-    assert error.reason == RefusalReason.FILES
-    assert "'IxFI' at byte 0 is none of the kinds served there" in str(error)
+    assert error.reason == RefusalReason.INDEX
+    assert "items.faiss: 'IxFI' at byte 0 is none of the kinds served there" in str(error)
 
 
 def swap_ids(index: Any) -> None:
