@@ -330,7 +330,10 @@ class _Walk:
 
     def _bytes(self, name: str, count: int) -> bytes:
         self._must_hold(name, count)
-        return self._stream.read(count)
+        found = self._stream.read(count)
+        if len(found) != count:
+            raise _StrangeError(f"the file was cut in the {name} while it was read")
+        return found
 
     def _must_hold(self, name: str, count: int) -> None:
         if (left := self._size - self._stream.tell()) < count:

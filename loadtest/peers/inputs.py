@@ -9,6 +9,7 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,8 @@ class Inputs:
 
 def prepare_inputs(cache: Path, articles: int) -> Inputs:
     """Make the files in the cache, or take them from there; raises LoadTestError."""
-    sources = (Path(__file__), Path(recipe.__file__))
+    exact = files("faiss_server") / "exact.py"
+    sources = (Path(__file__), Path(recipe.__file__), exact)
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
     directory = cache / f"inputs-{articles}-{digest}"
     command = [sys.executable, "-m", "loadtest.peers.inputs", str(directory), str(articles)]

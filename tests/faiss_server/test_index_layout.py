@@ -1,5 +1,6 @@
 """Index files that state what is not so: refused before faiss allocates or goes by it."""
 
+import os
 import resource
 import struct
 from collections.abc import Iterator
@@ -152,6 +153,17 @@ def test_a_direct_map_of_another_length_or_kind_is_refused(
     ):
         changed = contents[:at] + begin + contents[at + 9 :]
         assert message in outcome(tmp_path, changed, manifest)
+
+
+@pytest.mark.parametrize("size", [2, IVF + 3, IVF + 16 + 37 + 8 + LISTS * D * 4 + 40])
+def test_a_file_that_is_cut_while_it_is_read_is_refused(
+    plain: tuple[bytes, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    contents, manifest = plain
+    as_before = os.stat_result((0, 0, 0, 0, 0, 0, len(contents), 0, 0, 0))
+    monkeypatch.setattr("faiss_server.index_layout.os.fstat", lambda _: as_before)
+    message = outcome(tmp_path, contents[:size], manifest)
+    assert message.startswith("not readable: the file was cut in the ")
 
 
 def test_centres_in_lists_that_cannot_be_found_by_number_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import psutil
 import pytest
@@ -14,6 +17,8 @@ from loadtest.bench.catalogue import mean_vectors
 from loadtest.errors import LoadTestError
 from loadtest.latencies import Latencies
 from loadtest.peers.client import Site, running_client
+from loadtest.peers.clients import faiss_server as own_client
+from loadtest.peers.clients.protocol import Place
 from loadtest.peers.environments import OWN, environment_of
 from loadtest.peers.inputs import Inputs, K, prepare_inputs
 from loadtest.peers.measuring import MANY, Turn, cpu_seconds
@@ -143,6 +148,26 @@ def test_what_fails_is_absent_with_its_reason_but_no_address_and_stops_nobody(
     assert "there-is-no-such-package==1" in found.absent["missing"]
     assert str(workplace.cache) not in found.absent["missing"]
     assert "there_is_none_such" in found.absent["unknown"]
+
+
+def test_a_server_that_refuses_call_after_call_is_given_up(monkeypatch):
+    class RefusedError(grpc.RpcError):
+        def code(self):
+            return grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    asked = []
+
+    def search(_request):
+        asked.append(1)
+        raise RefusedError
+
+    stub = SimpleNamespace(Search=search)
+    monkeypatch.setattr(own_client.pb2_grpc, "FaissServiceStub", lambda _: stub)
+    monkeypatch.setattr(own_client, "_PATIENCE_SECONDS", 0.01)
+    place = Place(1, Path(), 5, {"nprobe": 1, "release": 1})
+    with pytest.raises(RefusedError):
+        own_client.connect(place, 1)(np.zeros(8, np.float32))
+    assert len(asked) > 1
 
 
 def test_nothing_is_installed_for_what_runs_here(tmp_path):

@@ -12,6 +12,7 @@ from recsys.faiss.v1 import faiss_service_pb2_grpc as pb2_grpc
 from loadtest.peers.clients.protocol import Place, Progress, Search, run
 
 _AGAIN_SECONDS: Final = 0.001
+_PATIENCE_SECONDS: Final = 30.0
 
 
 def build(_: Place, __: NDArray[np.float32], ___: NDArray[np.int64], ____: Progress) -> None:
@@ -29,12 +30,14 @@ def connect(place: Place, effort: int) -> Search:
 
     def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
         request = pb2.SearchRequest(release=release, vectors=query.tobytes(), k=place.k, **own)
+        until = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
                 return np.frombuffer(call(request).ids, "<i8")
             except grpc.RpcError as error:
                 # Where it is late it begins fewer calls at once. Its callers ask again.
-                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                if not refused or time.monotonic() > until:
                     raise
                 time.sleep(_AGAIN_SECONDS)
 
