@@ -91,6 +91,27 @@ def test_sigterm_while_tensorflow_is_being_imported_ends_the_process_well(tmp_pa
     assert "Traceback" not in errors
 
 
+AS_THE_PROCESS_DOES = """
+import runpy, sys
+from pathlib import Path
+import numpy as np
+runpy.run_module("tf_serving.__main__", run_name="all_but_serving")
+from tf_serving.model import load_model
+inputs = {"history": np.full((1, 50), -1), "region": np.full(1, -1)}
+load_model(Path(sys.argv[1])).run("serving_default", inputs, ())
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def test_a_model_is_served_without_keras(saved_models):
+    command = [sys.executable, "-c", AS_THE_PROCESS_DOES, str(saved_models.scaled_by(3))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    imported = done.stdout.split()
+    assert "tensorflow" in imported
+    assert "keras" not in imported
+
+
 def failed_start(env: dict[str, str]) -> str:
     """Start it and answer its one line on standard error."""
     result = subprocess.run(
