@@ -1,5 +1,6 @@
 """The two addresses of the page: `/` and `/health`, which `/` fetches anew all the time."""
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -55,10 +56,13 @@ def make_app(settings: ExplorerSettings, channels: Channels, titles: Titles) -> 
 
 
 def _is_loopback(host: str) -> bool:
+    """Tell whether all that the host stands for is this machine alone, however it is written."""
     try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False  # nothing can listen there; but the empty host stands for all addresses
+    addresses = [ip_address(address[0]) for *_, address in found]
+    return all((getattr(each, "ipv4_mapped", None) or each).is_loopback for each in addresses)
 
 
 @dataclass(frozen=True)

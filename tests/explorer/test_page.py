@@ -228,6 +228,9 @@ async def test_headers_keep_the_page_to_itself(client):
         ("::1", "[::1]:8080"),
         ("localhost", "localhost:8080"),
         ("127.0.0.2", "127.0.0.1:8080"),  # of a port that is forwarded
+        ("::ffff:127.0.0.1", "127.0.0.1:8080"),
+        ("127.1", "127.0.0.1:8080"),
+        ("LOCALHOST", "localhost:8080"),
     ],
 )
 async def test_another_site_cannot_reach_it_under_a_name_of_its_own(parts, host, name):
