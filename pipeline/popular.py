@@ -21,15 +21,16 @@ _COUNT: Final = """
 WITH viewed AS (SELECT * FROM read_parquet(?) SEMI JOIN vocabulary USING (article_id)),
 counted AS (
     SELECT CAST(-1 AS BIGINT) AS region_ids, article_id AS article_ids,
-        CAST(sum(weight) AS BIGINT) AS weight
+        CAST(sum(weight) AS BIGINT) AS weight, CAST(sum(views) AS BIGINT) AS plain
     FROM viewed GROUP BY article_id
     UNION ALL
-    SELECT region_id, article_id, weight FROM viewed WHERE region_id >= 0
+    SELECT region_id, article_id, weight, views FROM viewed WHERE region_id >= 0
 )
 SELECT region_ids, article_ids, CAST(weight AS DOUBLE) / ? AS views FROM counted
 QUALIFY region_ids < 0
-    OR row_number() OVER (PARTITION BY region_ids ORDER BY weight DESC, article_ids) <= ?
-ORDER BY region_ids, weight DESC, article_ids
+    OR row_number() OVER (
+        PARTITION BY region_ids ORDER BY weight DESC, plain DESC, article_ids) <= ?
+ORDER BY region_ids, weight DESC, plain DESC, article_ids
 """
 
 
@@ -41,8 +42,9 @@ def write_popular(
 ) -> None:
     """Rank by all collected views the vocabulary's articles, each user's last one included.
 
-    `article_ids` int64[n] ascending, each attribute int64[n]. A view counts by its age, and smaller
-    article ids come first among equals. The overall list also holds the most viewed articles of
+    `article_ids` int64[n] ascending, each attribute int64[n]. A view counts by its age; equals, as
+    all whose views are too old to weigh anything, go by their plain number of views, then by id.
+    The overall list also holds the most viewed articles of
     each value of each attribute, so that answers with a filter are as long as others.
     """
     with duckdb.connect() as connection:

@@ -9,7 +9,7 @@ from pipeline import popular
 from pipeline.collect.sql import WEIGHT_UNITS
 from pipeline.popular import write_popular
 
-REGIONS = {"region": 4, "colour": 3}
+ATTRIBUTES = {"region": 4, "colour": 3}
 ARTICLES = 400
 
 
@@ -18,7 +18,7 @@ def attributes_of(ids, seed=5):
     random = np.random.default_rng(seed)
     return {
         name: np.minimum(random.geometric(0.5, ids.size) - 2, count - 2)
-        for name, count in REGIONS.items()
+        for name, count in ATTRIBUTES.items()
     }
 
 
@@ -69,3 +69,12 @@ def test_without_attributes_all_lists_are_as_short(tmp_path):
     _, found = listed(tmp_path, {}, np.arange(ARTICLES))
     regions, sizes = np.unique(found["region_ids"], return_counts=True)
     assert (regions.tolist(), sizes.tolist()) == ([-1, 0, 1], [10, 10, 10])
+
+
+def test_articles_whose_views_weigh_nothing_go_by_their_number_of_views(tmp_path):
+    views = {"article_id": [1, 2, 3, 4], "region_id": [7] * 4, "views": [2, 9, 5, 1]}
+    pq.write_table(pa.table(views | {"weight": [0, 0, 0, 1]}), tmp_path / "views.parquet")
+    write_popular([tmp_path / "views.parquet"], np.arange(1, 5), {}, tmp_path / "popular.npz")
+    with np.load(tmp_path / "popular.npz") as file:
+        assert file["region_ids"].tolist() == [-1] * 4 + [7] * 4
+        assert file["article_ids"].tolist() == [4, 2, 3, 1] * 2
