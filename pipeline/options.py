@@ -57,7 +57,7 @@ class CollectOptions:
     """How many days before the newest known one are read again for events that came late."""
     max_user_views: Annotated[int, Field(ge=2)] = 2_000
     """Of a user; older views are left out. Nobody views more, but robots do."""
-    popular_half_life_days: Annotated[float, Field(gt=0)] | None = None
+    popular_half_life_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """After which a view counts half in the popular lists; None: a sixteenth of the time of all."""
     event_name: str = "view_article"
     """In a log of Firebase's; so are the names of the event's parameters."""

@@ -131,10 +131,12 @@ ORDER BY user_id
 def article_views(views: str, since: int, until: int, newest: int, half_life_seconds: float) -> str:
     """Count the views of each article in each region, and add up what they still weigh.
 
-    A view weighs half as much for each half-life that it came before `newest`. Weights are whole
-    numbers of WEIGHT_UNITS, so that their sum is the same in whatever order they are added.
+    A view weighs half as much for each half-life that it came before `newest`, and one that was
+    added since that was asked for no more than the newest. Weights are whole numbers of
+    WEIGHT_UNITS, so that their sum is the same in whatever order they are added.
     """
-    weight = f"{WEIGHT_UNITS} * POW(2, (viewed_at - {newest}) / {half_life_seconds!r})"
+    age = f"LEAST(0, viewed_at - {newest})"
+    weight = f"{WEIGHT_UNITS} * POW(2, {age} / {half_life_seconds!r})"
     return f"""
 SELECT article_id, region_id, COUNT(*) AS views,
     CAST(SUM(CAST(ROUND({weight}) AS INT64)) AS INT64) AS weight

@@ -7,7 +7,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
+from pipeline.collect import sql
 from pipeline.collect.sql import WEIGHT_UNITS
 from pipeline.errors import EventsError, ItemsError
 from pipeline.items import read_titles
@@ -63,6 +65,22 @@ def test_a_view_weighs_half_as_much_after_each_half_life(tmp_path):
     weights = weights_of(collect(events, None, tmp_path / "2"))
     assert weights[5, 1] == (2, pytest.approx(1 + 2**-16, rel=1e-9))
     assert weights[6, 1] == (1, pytest.approx(2 ** -(16 * 2 / 3), abs=1e-6))
+
+
+def test_a_view_that_came_after_the_newest_was_asked_for_weighs_no_more_than_it():
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone='UTC'")
+        connection.execute(sql.for_duckdb(sql.CREATE_VIEWS.format(views="views")))
+        rows = [f"('ann', {second}, -1, {second}, 0, '1970-01-01')" for second in (5, 7, 86_000)]
+        connection.execute(f"INSERT INTO views VALUES {', '.join(rows)}")
+        query = sql.for_duckdb(sql.article_views("views", 0, 10**6, 7, 2.0))
+        weights = [row[3] / WEIGHT_UNITS for row in connection.execute(query).fetchall()]
+    assert weights == [0.5, 1, 1]
+
+
+def test_a_half_life_without_end_is_refused():
+    with pytest.raises(ValidationError, match="finite number"):
+        CollectOptions(popular_half_life_days=float("inf"))
 
 
 def test_views_of_one_second_weigh_the_same(tmp_path):
