@@ -26,6 +26,7 @@ __all__ = [
     "Goal",
     "OnProgress",
     "build_index",
+    "check_spec",
     "exact_top_k",
     "list_count",
     "search_file",
@@ -115,6 +116,12 @@ def build_index(  # noqa: PLR0913 - those after the star have defaults
     return BuiltIndex(index, _tune(kind, vectors, ids, goal, on_progress).info(factory, kind.lists))
 
 
+def check_spec(spec: str, dimension: int) -> None:
+    """Refuse a spec that `build_index` would refuse for vectors of this dimension; BuildError."""
+    if spec != AUTO:
+        _empty_index(dimension, resolve_spec(spec, 0, dimension))
+
+
 def tune_index(
     index: Any,
     vectors: NDArray[np.float32],
@@ -190,15 +197,8 @@ def _trained_index(
     vectors: NDArray[np.float32], factory: str, seed: int, on_progress: OnProgress
 ) -> Any:
     """Make an empty index that takes article ids, its lists trained."""
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        if not isinstance(index, faiss.IndexIVF):
-            index = _with_id_map(index)
-        kind = IndexKind.of(index)
-        kinds_of(factory)
-    except (RuntimeError, ValueError) as error:
-        what = re.sub(r".*\.(cpp|h):\d+: ", "", str(error), flags=re.DOTALL)
-        raise BuildError(f"spec {factory!r}: {what}") from None
+    index = _empty_index(vectors.shape[1], factory)
+    kind = IndexKind.of(index)
     sample = _training_sample(vectors, kind.lists, seed)
     on_progress("train", 0, len(sample))
     kind.ivf.cp.seed = seed
@@ -207,6 +207,20 @@ def _trained_index(
     else:
         _train_in_two_levels(kind, sample, seed)
     on_progress("train", len(sample), len(sample))
+    return index
+
+
+def _empty_index(dimension: int, factory: str) -> Any:
+    """Make an index that takes article ids and can be served, not trained yet."""
+    try:
+        index = faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+        if not isinstance(index, faiss.IndexIVF):
+            index = _with_id_map(index)
+        IndexKind.of(index)
+        kinds_of(factory)
+    except (RuntimeError, ValueError) as error:
+        what = re.sub(r".*\.(cpp|h):\d+: ", "", str(error), flags=re.DOTALL)
+        raise BuildError(f"spec {factory!r}: {what}") from None
     return index
 
 

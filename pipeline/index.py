@@ -8,11 +8,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from faiss_server.build import build_index, write_index
+from faiss_server.build import BuildError, build_index, check_spec, write_index
 from faiss_server.spec import AUTO
 from pipeline.collect import CollectedEvents
 from pipeline.exported import ExportedModel, ServedTower
 from pipeline.items import read_attributes
+from pipeline.options import RunOptions
 from pipeline.popular import write_popular
 from pipeline.prepared import PreparedData, UserSample
 from pipeline.records import StepRecord
@@ -27,7 +28,7 @@ from releases.layout import (
 )
 from releases.manifest import IndexInfo
 
-__all__ = ["IndexedArticles", "index_articles"]
+__all__ = ["IndexedArticles", "check_index_options", "index_articles"]
 
 _USERS: Final = 1_000
 
@@ -49,6 +50,16 @@ class IndexedArticles(StepRecord):
     def index_file(self) -> Path:
         """The faiss index."""
         return self.directory / part_path(Part.INDEX, self.release) / INDEX_FILE
+
+
+def check_index_options(options: RunOptions) -> None:
+    """Refuse a spec that the vectors will not fit, before any are learnt. Raises BuildError."""
+    learnt, added = options.train.dimension, int(options.popularity_debias != 0)
+    try:
+        check_spec(options.index_spec, learnt + added)
+    except BuildError as error:
+        hint = f" (--popularity-debias makes {learnt + added} of --dimension {learnt})"
+        raise BuildError(f"{error}{hint if added else ''}") from None
 
 
 def index_articles(  # noqa: PLR0913 - those after the star have defaults

@@ -25,7 +25,7 @@ from pipeline.copy import discard_copy
 from pipeline.errors import PipelineError, StepError
 from pipeline.evaluate import Evaluation
 from pipeline.gate import Decision
-from pipeline.index import IndexedArticles
+from pipeline.index import IndexedArticles, check_index_options
 from pipeline.options import RunOptions
 from pipeline.prepared import PreparedData
 from pipeline.publish import PublishedRelease
@@ -76,6 +76,8 @@ def run(
     `step: cause`; then nothing is published, and what was copied ahead waits, unseen, to be gone
     on with. When the release is refused the store is as it was.
     """
+    with naming("index"):
+        check_index_options(options)
     with naming("window"):
         state = _State.open(workdir, options)
     _run_graph(options, state, on_progress)

@@ -13,6 +13,7 @@ from kfp import local
 
 from pipeline.errors import PipelineError, StepError
 from pipeline.gate import Decision
+from pipeline.index import check_index_options
 from pipeline.kfp_pipeline import STEPS_AND_REPORT, workflow
 from pipeline.kubeflow.parameters import parameters_of
 from pipeline.options import RunOptions
@@ -46,6 +47,8 @@ def run_locally(options: RunOptions, workdir: Path) -> RunResult:
     Everything begins anew, and a task that fails is not tried again. Raises StepError, whose
     message is `step: cause`; a release that the gate refuses is told in the result.
     """
+    with naming("index"):
+        check_index_options(options)
     with naming("window"):
         parameters = parameters_of(options)
     root, log = workdir / "kfp", workdir / "kfp.log"

@@ -109,6 +109,21 @@ def test_a_release_that_exists_is_refused_before_anything_is_learnt(tiny_run, tm
     assert not (tmp_path / "work" / "collect").exists()
 
 
+def test_a_spec_that_the_vectors_do_not_fit_is_refused_before_anything_is_learnt(tmp_path):
+    options = RunOptions(
+        events=tmp_path / "none.csv", items=None, store=str(tmp_path / "store"),
+        popularity_debias=0.25, index_spec="IVF4,PQ16",
+    )  # fmt: skip
+    told = (
+        r"^index: spec 'IVF4,PQ16': .* multiple .* \(--popularity-debias makes 65 of --dim.* 64\)"
+    )
+    with pytest.raises(StepError, match=told):
+        run(options, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+    with pytest.raises(StepError, match=r"^collect: .*no such file"):
+        run(replace(options, popularity_debias=0), tmp_path / "work")
+
+
 def test_a_failing_step_is_named_and_leaves_the_store_as_it_was(tiny_run, tmp_path):
     events = tmp_path / "events.csv"
     events.write_text("user_id,item_id,timestamp\nann,1,1\nann,2,2\nbob,1,1\n")

@@ -67,6 +67,13 @@ def test_it_publishes_a_release_of_the_same_metrics(tiny_run, tmp_path, capfd):
     assert not (root / "train" / "trained" / "checkpoints").exists()
 
 
+def test_a_spec_that_the_vectors_do_not_fit_is_refused_before_any_task(tiny_run, tmp_path):
+    options = replace(options_of(tiny_run, tmp_path / "store"), index_spec="IVF4,PQ7")
+    with pytest.raises(StepError, match=r"^index: spec 'IVF4,PQ7': .* multiple"):
+        local.run_locally(options, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
 def artifacts(path: Path) -> dict[str, dict]:
     found = json.loads(path.read_text())["artifacts"]
     return {name: each["artifacts"][0]["metadata"] for name, each in found.items()}
