@@ -54,7 +54,7 @@ def report_quality(
             _seeds(data_set, trials),
             training_section(trained),
             samples_section(read_samples(IndexedArticles.load(first.workdir / "index").samples)),
-            _neighbours(first.workdir),
+            _neighbours(first.workdir, trained.tower.dimension),
         ),
     )
 
@@ -103,10 +103,13 @@ def _seeds(data_set: DataSet, trials: tuple[Trial, ...]) -> Section:
     return Section("Seeds", content=(Table(("seed", *names), rows),))
 
 
-def _neighbours(workdir: Path) -> Section:
-    """List the articles nearest to the most viewed ones, by the angle between their vectors."""
+def _neighbours(workdir: Path, learnt: int) -> Section:
+    """List the articles nearest to the most viewed ones, by the angle between their vectors.
+
+    Only of the `learnt` values: one behind them says how popular an article is.
+    """
     exported = ExportedModel.load(workdir / "export")
-    vectors, ids = exported.article_vectors(), exported.article_ids()
+    vectors, ids = exported.article_vectors()[:, :learnt], exported.article_ids()
     lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     directions = vectors / lengths
     items = CollectedEvents.load(workdir / "collect").items

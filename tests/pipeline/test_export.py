@@ -1,5 +1,6 @@
 """The SavedModel as the servers see it."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,12 +9,15 @@ import tensorflow as tf
 from pydantic import TypeAdapter
 from recsys.tfserving.v1.prediction_pb2 import PredictionLog
 
+from pipeline.evaluate import Evaluation
 from pipeline.exported import SIGNATURE, ExportedModel, ServedTower
+from pipeline.gate import Decision
 from pipeline.goldens import ask_goldens
 from pipeline.index import IndexedArticles
-from pipeline.options import GateOptions, RunOptions
+from pipeline.options import RunOptions
 from pipeline.prepared import PreparedData
 from pipeline.publish import PublishedRelease
+from pipeline.quality.report import _neighbours
 from pipeline.steps import REQUIRES, STEPS, run_step
 from releases.layout import ARTICLE_IDS_FILE, ARTICLE_VECTORS_FILE, WARMUP_FILE, Part
 
@@ -121,13 +125,16 @@ DEBIAS = 0.5
 
 @pytest.fixture(scope="module")
 def debiased(tiny_run, tmp_path_factory):
-    """The folders of a run that goes on from the same training with another export."""
+    """The folders of a run that goes on from the same training with another export.
+
+    The release in service has a dimension less.
+    """
     folder = tmp_path_factory.mktemp("debiased")
     told = TypeAdapter(RunOptions).validate_json((tiny_run.workdir / "options.json").read_bytes())
-    store = str(folder / "store")
-    options = replace(told, popularity_debias=DEBIAS, store=store, gate=GateOptions(max_drop=1))
+    store = shutil.copytree(tiny_run.store, folder / "store")
+    options = replace(told, popularity_debias=DEBIAS, store=str(store), release=told.release + 1)
     folders = {name: tiny_run.workdir / name for name in STEPS}
-    for step in STEPS[STEPS.index("export") :]:
+    for step in ("window", *STEPS[STEPS.index("export") :]):
         folders[step] = folder / step
         run_step(step, options, {name: folders[name] for name in REQUIRES[step]}, folders[step])
     return folders
@@ -150,9 +157,25 @@ def test_a_debiased_score_is_the_model_s_less_a_share_of_the_log_of_views(
     assert np.allclose(lowered, expected - expected.mean(), atol=1e-4)
 
 
-def test_a_debiased_release_holds_together(debiased):
+def test_the_nearest_articles_of_a_report_do_not_go_by_popularity(debiased, tiny_run, tmp_path):
+    for step, folder in debiased.items():
+        (tmp_path / step).symlink_to(folder)
+    assert _neighbours(tmp_path, 16) == _neighbours(tiny_run.workdir, 16)
+    assert _neighbours(tmp_path, 17) != _neighbours(tiny_run.workdir, 16)
+
+
+def test_a_release_is_compared_with_one_of_another_dimension(debiased, tiny_run):
+    evaluation = Evaluation.load(debiased["evaluate"])
+    assert evaluation.in_service_release == tiny_run.result.release
+    assert evaluation.in_service == tiny_run.result.evaluation.model
+    checks = {check.name for check in Decision.load(debiased["gate"]).checks}
+    assert any("on the same users" in name for name in checks)
+
+
+def test_a_debiased_release_holds_together(debiased, tiny_run):
     manifest = PublishedRelease.load(debiased["publish"]).manifest
     assert manifest.dimension == 17
+    assert manifest.release == tiny_run.result.release + 1
     assert manifest.model_signature.outputs["user_vector"].shape == (-1, 17)
     assert {len(query.vector) for query in manifest.golden_queries} == {17}
     assert {query.vector[-1] for query in manifest.golden_queries} == {1.0}
