@@ -15,7 +15,7 @@ from pipeline.judgement_report import judgement_details, judgement_figures, judg
 from pipeline.judging import Judgement, judge
 from pipeline.options import CollectOptions
 from pipeline.protocols import Protocol, hold_out_of, questions
-from pipeline.served import ServedRelease
+from pipeline.served import ServedRelease, manifest_of
 from pipeline.steps import naming
 from pipeline.window import Window
 from releases.manifest import Manifest
@@ -49,8 +49,8 @@ def evaluate_command(  # noqa: PLR0913, PLR0917 - one parameter for each option
     """Rank held-out views among the whole catalogue, by model and index as they are served.
 
     What is held out must not have been learnt: --split last-view for leave-one-out, --split time
-    with the same --split-since for the others, which refuse a release that learnt from views since
-    then. Of leave-one-out the report says where that can't be told.
+    with the same second as its --split-since for the others. A release that learnt from what is
+    asked for is refused; where an old manifest can't tell, the report of leave-one-out says so.
     """
     removed = protocol == "leave-one-out" if seen is None else seen == "remove"
     try:
@@ -87,14 +87,22 @@ def evaluate_release(
         collected = _collected(events, Path(folder) / "collect")
         hold_out = hold_out_of(protocol, since, scan(collected.histories))
         asked = questions(collected.histories, protocol, hold_out)
-        served = ServedRelease.fetch(store, release, Path(folder) / "release")
-        _refuse_learnt(served.manifest, hold_out)
+        manifest = manifest_of(store, release)
+        _refuse_learnt(manifest, hold_out)
+        served = ServedRelease.fetch(store, manifest.release, Path(folder) / "release")
         return judge(served, asked, remove_seen=remove_seen)
 
 
 def _refuse_learnt(manifest: Manifest, hold_out: HoldOut) -> None:
-    """By time alone: a last view that is older than others' may have been held out all the same."""
+    """A last view that is older than others' may have been held out all the same: the manifest
+    says whether, or did not yet.
+    """
     last, since = manifest.data.last_event, hold_out.since
+    if since is None and manifest.data.held_out == "time":
+        raise PipelineError(
+            f"release {manifest.release} was split by time and learnt from last views up to second "
+            f"{last}: give a release of --split last-view, or --protocol time-split"
+        )
     if since is not None and last >= since:
         raise PipelineError(
             f"release {manifest.release} learnt from views up to second {last}, and what is asked "

@@ -45,7 +45,8 @@ class Judgement:
     """Targets that the release's index does not hold: always misses."""
     seen_removed: bool
     within_learnt: int
-    """Targets that are not newer than the newest view that the release learnt from."""
+    """Targets that are not newer than the newest view that the release learnt from, where its
+    manifest does not say whether they were held out."""
 
 
 def judge(release: ServedRelease, asked: Questions, *, remove_seen: bool) -> Judgement:
@@ -58,6 +59,8 @@ def judge(release: ServedRelease, asked: Questions, *, remove_seen: bool) -> Jud
     ranks = answers.ranks(asked.targets, MISSED)
     baselines = _Baselines(asked, remove_seen=remove_seen)
     popularity, transitions = baselines.ranks()
+    learnt = release.manifest.data
+    within_learnt = (asked.viewed_at <= learnt.last_event) & (learnt.held_out is None)
     return Judgement(
         model=at_cutoffs(ranks, asked.users, CUTOFFS),
         popularity=at_cutoffs(popularity, asked.users, CUTOFFS),
@@ -67,7 +70,7 @@ def judge(release: ServedRelease, asked: Questions, *, remove_seen: bool) -> Jud
         user_count=len(np.unique(asked.users)),
         unknown_targets=int((~np.isin(asked.targets, release.exported.article_ids())).sum()),
         seen_removed=remove_seen,
-        within_learnt=int((asked.viewed_at <= release.manifest.data.last_event).sum()),
+        within_learnt=int(within_learnt.sum()),
     )
 
 

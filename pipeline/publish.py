@@ -109,6 +109,7 @@ def _manifest(
             first_event=prepared.first_event,
             last_event=prepared.last_event,
             cut_off=prepared.cut_off,
+            held_out=prepared.split,
         ),
         dimension=exported.dimension,
         article_count=exported.article_count,

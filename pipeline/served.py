@@ -16,7 +16,7 @@ from releases.manifest import Manifest
 from releases.pull import pull
 from releases.store import ReleaseStore
 
-__all__ = ["Answers", "ServedRelease"]
+__all__ = ["Answers", "ServedRelease", "manifest_of"]
 
 _MOST_EXCLUDED: Final = 5_000
 """Of a call of GetCandidates; of more views the newest are left out. (A search of the faiss server
@@ -42,6 +42,17 @@ class Answers:
         return np.where(found.any(axis=1), as_good.sum(axis=1), missed)
 
 
+def manifest_of(store_url: str, release: int | None) -> Manifest:
+    """Read what a release is, the newest usable one by default. Raises as `ServedRelease.fetch`."""
+    store = ReleaseStore(store_url)
+    if release is None:
+        usable = store.usable()
+        if not usable:
+            raise PipelineError(f"{store_url} has no release to evaluate")
+        release = usable[0]
+    return store.manifest(release)
+
+
 @dataclass(frozen=True)
 class ServedRelease:
     """The files of a release on this machine."""
@@ -53,14 +64,9 @@ class ServedRelease:
     @classmethod
     def fetch(cls, store_url: str, release: int | None, directory: Path) -> Self:
         """Fetch a release, the newest usable one by default. Raises ReleaseError, PipelineError."""
-        store = ReleaseStore(store_url)
-        if release is None:
-            usable = store.usable()
-            if not usable:
-                raise PipelineError(f"{store_url} has no release to evaluate")
-            release = usable[0]
+        chosen = manifest_of(store_url, release).release
         parts = (Part.MODEL, Part.EMBEDDINGS, Part.INDEX)
-        return cls(pull(store, release, directory, parts), directory)
+        return cls(pull(ReleaseStore(store_url), chosen, directory, parts), directory)
 
     @property
     def exported(self) -> ExportedModel:

@@ -67,6 +67,8 @@ class DataWindow(_Model):
     last_event: Id
     cut_off: Id
     """No later event was looked at, whether or not there was one."""
+    held_out: Literal["time", "last-view"] | None = None
+    """What was not learnt from: all since some second, or each user's last view; None: not told."""
 
 
 class TensorSpec(_Model):

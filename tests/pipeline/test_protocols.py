@@ -135,8 +135,35 @@ def test_a_release_that_learnt_from_what_is_asked_for_is_refused(tiny_run, proto
         )
 
 
-def test_questions_that_may_have_been_learnt_are_counted_and_told(tiny_run):
-    store, events = str(tiny_run.store), tiny_run.events
+@pytest.fixture
+def with_held_out(tiny_run, tmp_path):
+    """Make a store whose manifest says that something else was held out; it has no model."""
+
+    def store(held_out, copied=()):
+        path = tmp_path / "store" / "releases" / f"{tiny_run.result.release}.json"
+        path.parent.mkdir(parents=True)
+        manifest = tiny_run.result.manifest
+        data = manifest.data.model_copy(update={"held_out": held_out})
+        path.write_text(manifest.model_copy(update={"data": data}).model_dump_json())
+        for name in copied:
+            (tmp_path / "store" / name).symlink_to(tiny_run.store / name)
+        return str(tmp_path / "store")
+
+    return store
+
+
+def test_last_views_of_a_release_that_was_split_by_time_are_refused_before_it_is_fetched(
+    tiny_run, with_held_out
+):
+    assert tiny_run.result.manifest.data.held_out == "last-view"
+    with pytest.raises(PipelineError, match=r"split by time .*: give a release of --split last-v"):
+        evaluate_release(tiny_run.events, with_held_out("time"), "leave-one-out", remove_seen=True)
+
+
+def test_questions_that_may_have_been_learnt_are_counted_and_told(tiny_run, with_held_out):
+    store, events = with_held_out(None, ("models", "embeddings", "indexes")), tiny_run.events
+    told = evaluate_release(events, str(tiny_run.store), "leave-one-out", remove_seen=True)
+    assert told.within_learnt == 0
     judgement = evaluate_release(events, store, "leave-one-out", remove_seen=True)
     last = tiny_run.result.manifest.data.last_event
     late = evaluate_release(events, store, "time-split", since=last + 1, remove_seen=True)

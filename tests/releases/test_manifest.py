@@ -64,7 +64,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
     return Manifest(
         release=release,
         run_started=draw(st.text(max_size=20)),
-        data=DataWindow(first_event=draw(ids), last_event=draw(ids), cut_off=draw(ids)),
+        data=DataWindow(
+            first_event=draw(ids),
+            last_event=draw(ids),
+            cut_off=draw(ids),
+            held_out=draw(st.sampled_from(["time", "last-view", None])),
+        ),
         dimension=dimension,
         article_count=draw(st.integers(1, 2**31)),
         vocabulary_sha256=draw(sha256),
