@@ -39,7 +39,11 @@ def main() -> int:
         print(f"SEED is {seed!r}; it must be a whole number, 0 or more", file=sys.stderr)
         return 2
     seeds = [int(seed)] if seed else range(1, 1 + (1 if quick else data_set.seeds))
-    options = (*(_QUICK_OPTIONS if quick else ()), *shlex.split(os.environ.get("OPTIONS", "")))
+    try:
+        options = (*(_QUICK_OPTIONS if quick else ()), *shlex.split(os.environ.get("OPTIONS", "")))
+    except ValueError as error:
+        print(f"OPTIONS cannot be split into words: {error}; close each quote", file=sys.stderr)
+        return 2
     directory = (Path(sys.argv[1]) if len(sys.argv) > 1 else _DIRECTORY) / name
     try:
         directory.mkdir(parents=True, exist_ok=True)

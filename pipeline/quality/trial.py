@@ -74,9 +74,7 @@ def _histories(workdir: Path) -> tuple[Path, ...]:
 def _learn(
     data_set: DataSet, data: QualityData, seed: int, directory: Path, options: Sequence[str]
 ) -> tuple[float, int]:
-    command = [sys.executable, "-m", "pipeline", "run", "--publish-anyway", "--seed", str(seed)]
-    command += ["--store", str(directory / "store"), "--workdir", str(directory / "work")]
-    command += [*options, *_asked_by(data_set, data)]
+    command = _command(data_set, data, seed, directory, options)
     started = time.monotonic()
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -91,6 +89,16 @@ def _learn(
         lines = (directory / "log").read_text().splitlines()
         raise PipelineError(lines[-1] if lines else "the workflow said nothing")
     return time.monotonic() - started, usage.ru_maxrss * 1024
+
+
+def _command(
+    data_set: DataSet, data: QualityData, seed: int, directory: Path, options: Sequence[str]
+) -> list[str]:
+    """Put the options first: of what the report says the last word is ours."""
+    command = [sys.executable, "-m", "pipeline", "run", *options]
+    command += ["--publish-anyway", "--seed", str(seed)]
+    command += ["--store", str(directory / "store"), "--workdir", str(directory / "work")]
+    return command + _asked_by(data_set, data)
 
 
 def _asked_by(data_set: DataSet, data: QualityData) -> list[str]:

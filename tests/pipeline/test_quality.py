@@ -1,6 +1,7 @@
 """The machinery of `make quality`, on made-up views in the form of the real data."""
 
 import gzip
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from pipeline.errors import EventsError
 from pipeline.quality.__main__ import main
 from pipeline.quality.data_sets import DATA_SETS, QualityData
-from pipeline.quality.trial import _asked_by
+from pipeline.quality.trial import _asked_by, _command
 from tests.pipeline.conftest import synthetic_events
 
 
@@ -63,6 +64,7 @@ def test_the_quick_form_reports_quality_and_cost(data_dir, tmp_path, run, capsys
             2,
             "SEED is 'one'; it must be a whole number, 0 or more",
         ),
+        ({"DATA": "ml-100k", "OPTIONS": "--model 'mean"}, 2, "No closing quotation; close each"),
     ],
 )
 def test_what_is_missing_or_unknown_is_told(run, capsys, environment, code, told):
@@ -92,6 +94,15 @@ def test_the_workflow_holds_out_what_the_protocol_asks_for(name, since, told):
     data = QualityData(Path("events"), Path("items"), since)
     asked = _asked_by(DATA_SETS[name], data)
     assert asked == ["--events", "events", "--items", "items", *told]
+
+
+def test_options_do_not_change_what_is_reported():
+    data = QualityData(Path("events"), None, None)
+    options = ("--model", "mean-pooling", "--seed", "9", "--store", "other", "--split", "time")
+    command = _command(DATA_SETS["ml-1m"], data, 3, Path("here"), options)
+    last = {name: value for name, value in itertools.pairwise(command) if name.startswith("--")}
+    assert last["--model"] == "mean-pooling"
+    assert (last["--seed"], last["--store"], last["--split"]) == ("3", "here/store", "last-view")
 
 
 def test_the_test_begins_with_its_first_view_and_one_without_views_is_told(tmp_path):
