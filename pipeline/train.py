@@ -82,8 +82,9 @@ def train(
     taught = lessons(settings.model, options, prepared, workers)
     if not taught.steps_of_epoch:
         raise TrainingError(
-            f"{taught.view_count} views to foretell are too few: {workers.count} workers of the "
-            f"{settings.model} take at least {taught.batch_size} in a step"
+            f"{taught.view_count} views to foretell are too few: in a step {workers.count} "
+            f"{'worker' if workers.count == 1 else 'workers'} of the {settings.model} take "
+            f"{taught.batch_size} or more (give more events, fewer workers or --model mean-pooling)"
         )
     with workers.strategy.scope():
         tower = build_tower(settings, workers.index)
