@@ -16,6 +16,8 @@ __all__ = ["write_popular"]
 _MOST: Final = 6_000  # the API's largest limit and the longest exclusions, with room
 _MOST_BY_VALUE: Final = 100_000
 """Of the overall list, for filters: as much as the lists of 17 regions."""
+_LEAST_OF_VALUE: Final = 20
+"""An attribute with so many values that each would have less is like an id, and gets no room."""
 
 _COUNT: Final = """
 WITH viewed AS (SELECT * FROM read_parquet(?) SEMI JOIN vocabulary USING (article_id)),
@@ -64,12 +66,15 @@ def _listed_overall(attributes: Sequence[NDArray[np.int64]], count: int) -> NDAr
     """Tell which of the articles, most viewed first, are listed: bool[count].
 
     The first `_MOST`; and of each attribute's values, -1 for none among them, as many as leave room
-    for all.
+    for all, but for attributes of too many values.
     """
     listed = np.arange(count) < _MOST
-    for values in attributes:
-        _, codes, sizes = np.unique(values, return_inverse=True, return_counts=True)
-        most = min(_MOST, _MOST_BY_VALUE // (len(attributes) * len(sizes)))
+    told = [np.unique(each, return_inverse=True, return_counts=True) for each in attributes]
+    told.sort(key=lambda each: len(each[0]))
+    while told and _MOST_BY_VALUE // (len(told) * len(told[-1][0])) < _LEAST_OF_VALUE:
+        told.pop()
+    for _, codes, sizes in told:
+        most = min(_MOST, _MOST_BY_VALUE // (len(told) * len(sizes)))
         by_value = np.argsort(codes, kind="stable")
         places = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         listed[by_value[places < most]] = True

@@ -26,6 +26,7 @@ def attributes_of(ids, seed=5):
 def short_lists(monkeypatch):
     monkeypatch.setattr(popular, "_MOST", 10)
     monkeypatch.setattr(popular, "_MOST_BY_VALUE", 56)  # 28 for each attribute: 7 and 9 of a value
+    monkeypatch.setattr(popular, "_LEAST_OF_VALUE", 7)
 
 
 def listed(tmp_path, attributes, ids):
@@ -62,6 +63,18 @@ def test_the_overall_list_holds_a_page_of_each_value_of_each_attribute(tmp_path)
     assert found["views"][: len(overall)].tolist() == [
         weights[int(article)] / WEIGHT_UNITS for article in overall
     ]
+
+
+@pytest.mark.usefixtures("short_lists")
+def test_an_attribute_of_as_many_values_as_articles_takes_no_room(tmp_path):
+    ids = np.arange(ARTICLES)
+    _, without = listed(tmp_path, attributes_of(ids), ids)
+    for number in (1, 2):
+        codes = {f"id {n}": np.arange(ARTICLES) for n in range(number)}
+        _, found = listed(tmp_path, codes | attributes_of(ids), ids)
+        assert found["article_ids"].tolist() == without["article_ids"].tolist()
+    _, alone = listed(tmp_path, codes, ids)
+    assert (alone["region_ids"] == -1).sum() == 10
 
 
 @pytest.mark.usefixtures("short_lists")
