@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["RunResult", "load_result", "run"]
 
 _STATE_FILE: Final = "run.json"
+_FORMAT: Final = 1
+"""Of what steps leave for each other; raised when a step could not read an older one's folder."""
 _OWN_PROCESS: Final = frozenset({"preprocess"})
 """TensorFlow Transform turns tf.keras into Keras 2 for the process that imports it."""
 _AT_ONCE: Final = 2
@@ -145,7 +147,7 @@ class _State:
 
 
 def _fingerprint(options: RunOptions) -> str:
-    """Tell options apart, and the same options with other source files."""
+    """Tell options apart, and the same options with other source files or folders of steps."""
     document = TypeAdapter(RunOptions).dump_json(options)
     files: list[Path] = []
     if options.events is not None:
@@ -153,7 +155,7 @@ def _fingerprint(options: RunOptions) -> str:
     if options.items is not None:
         files.append(Path(options.items))  # of a URL it is no file, and has no stamp
     stamps = [(each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.exists()]
-    return hashlib.sha256(document + repr(stamps).encode()).hexdigest()
+    return hashlib.sha256(document + repr((_FORMAT, stamps)).encode()).hexdigest()
 
 
 def _run_graph(options: RunOptions, state: _State, on_progress: OnProgress) -> None:

@@ -135,6 +135,21 @@ def test_a_failing_step_is_named_and_leaves_the_store_as_it_was(tiny_run, tmp_pa
     assert not (tmp_path / "store").exists()
 
 
+def test_what_an_older_form_of_the_steps_left_is_begun_anew(tmp_path, monkeypatch):
+    options = RunOptions(events=tmp_path / "none.csv", items=None, store=str(tmp_path / "store"))
+
+    def steps_gone_on_with():
+        told = []
+        with pytest.raises(StepError, match=r"^collect: .*no such file"):
+            run(options, tmp_path / "work", lambda step, _, message: told.append((step, message)))
+        return [step for step, message in told if message == "done before"]
+
+    assert steps_gone_on_with() == []
+    assert steps_gone_on_with() == ["window"]
+    monkeypatch.setattr("pipeline.run._FORMAT", 2)
+    assert steps_gone_on_with() == []
+
+
 def test_the_command_ends_with_one_line_and_a_code_on_bad_events(tmp_path):
     events = tmp_path / "events.csv"
     events.write_text("user_id,item_id,timestamp\nann,1,1\nann,2,yesterday\n")
