@@ -5,6 +5,7 @@ runs in a process of its own, whose peak memory the kernel tells. QUICK=1: some 
 far as preprocessing.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -153,4 +154,5 @@ def _report(events: int, small: list[StepCost], large: list[StepCost], scale: st
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m pipeline.bench", description=__doc__).parse_args()
     sys.exit(main())

@@ -4,6 +4,7 @@ QUICK=1 measures each thing for a moment on a small catalogue, which checks the 
 the figures.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -175,4 +176,5 @@ class _Beside:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m loadtest.bench", description=__doc__).parse_args()
     sys.exit(main())

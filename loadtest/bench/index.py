@@ -4,6 +4,7 @@ million articles; and a server of one process beside several.
 QUICK=1 takes some thousand articles, which checks the machinery and not the figures.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -315,4 +316,5 @@ def _curve_section(bench: BenchIndex) -> Section:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m loadtest.bench.index", description=__doc__).parse_args()
     sys.exit(main())

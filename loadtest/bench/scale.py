@@ -4,6 +4,7 @@ QUICK=1 takes two small catalogues and a moment each, which checks the machinery
 figures.
 """
 
+import argparse
 import os
 import sys
 import tempfile
@@ -120,4 +121,5 @@ def _sections(prepared: Mapping[int, Prepared], measured: Measured) -> tuple[Sec
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m loadtest.bench.scale", description=__doc__).parse_args()
     sys.exit(main())

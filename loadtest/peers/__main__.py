@@ -5,6 +5,7 @@ moment, which checks the machinery and not the figures. `ARTICLES` overrides the
 articles, and `PEERS` names those that take part, separated by commas.
 """
 
+import argparse
 import os
 import signal
 import sys
@@ -104,4 +105,5 @@ def _wanted(systems: list[System], *, quick: bool) -> list[System]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m loadtest.peers", description=__doc__).parse_args()
     sys.exit(main())

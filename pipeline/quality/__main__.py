@@ -5,6 +5,7 @@ OPTIONS are those of `pipeline run`, to compare with the defaults. QUICK=1: of a
 epoch, which shows that the machinery works.
 """
 
+import argparse
 import os
 import shlex
 import shutil
@@ -66,4 +67,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("python -m pipeline.quality", description=__doc__).parse_args()
     sys.exit(main())
