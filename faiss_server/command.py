@@ -232,8 +232,7 @@ def remove(
     with _told():
         store = RedisTakeDowns(redis_url, cluster=cluster, credentials_file=redis_credentials_file)
         removed = read_article_ids(articles)
-        now = store.change(TakenDown(), removed, ())
-    print(f"{len(removed)} articles taken down; {now.article_ids.size} are taken down now")
+        _say("taken down", removed, store.change(TakenDown(), removed, ()))
 
 
 @app.command()
@@ -247,8 +246,11 @@ def restore(
     with _told():
         store = RedisTakeDowns(redis_url, cluster=cluster, credentials_file=redis_credentials_file)
         restored = read_article_ids(articles)
-        now = store.change(TakenDown(), (), restored)
-    print(f"{len(restored)} articles taken back; {now.article_ids.size} are taken down now")
+        _say("taken back", restored, store.change(TakenDown(), (), restored))
+
+
+def _say(what: str, article_ids: list[int], now: TakenDown) -> None:
+    print(f"{len(article_ids)} articles {what}; {now.article_ids.size} are taken down now")
 
 
 def _nprobe_of(place: IndexFolder, lists: int) -> int:

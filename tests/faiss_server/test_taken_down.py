@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Collection
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,30 +48,37 @@ class Fake:
     """A store that can be away and can forget."""
 
     def __init__(self) -> None:
-        self.life, self.version, self.members, self.away = "", 0, set[int](), False
+        self.life, self.version, self.token, self.away = "", 0, "", False
+        self.members = set[int]()
+        self._tokens = map(str, count(1))
 
     def read(self, known: TakenDown) -> TakenDown:
         if self.away:
             raise BackendUnavailableError("away")
-        if (self.life, self.version) == (known.life, known.version):
+        if (self.life, self.version, self.token) == (known.life, known.version, known.token):
             return known
-        if known.life and (self.life != known.life or self.version < known.version):
+        if known.life and (self.life != known.life or self.version <= known.version):
             self._write(set(known.article_ids.tolist()), set())
-        return TakenDown(self.life, self.version, np.array(sorted(self.members), np.int64))
+        return self._whole()
 
     def change(
         self, known: TakenDown, removed: Collection[int], restored: Collection[int]
     ) -> TakenDown:
         self.read(known)
         self._write(set(removed), set(restored))
-        return TakenDown(self.life, self.version, np.array(sorted(self.members), np.int64))
+        return self._whole()
 
     def forget(self) -> None:
-        self.life, self.version, self.members = "", 0, set()
+        self.life, self.version, self.token, self.members = "", 0, "", set()
+
+    def _whole(self) -> TakenDown:
+        members = np.array(sorted(self.members), np.int64)
+        return TakenDown(self.life, self.version, members, self.token)
 
     def _write(self, removed: set[int], restored: set[int]) -> None:
         self.members = (self.members | removed) - restored
         self.life, self.version = self.life or str(time.monotonic_ns()), self.version + 1
+        self.token = next(self._tokens)
 
 
 class Replica:

@@ -85,14 +85,20 @@ def test_a_redis_that_lost_everything_is_given_it_back_even_after_others_wrote(
     assert ids(takes.read(TakenDown())) == [1, 2, 9]
 
 
-def test_a_redis_that_fell_back_to_an_older_copy_is_given_back_what_it_lost(
-    takes: RedisTakeDowns, client: Any
-) -> None:
+def lost_change(takes: RedisTakeDowns, client: Any) -> TakenDown:
+    """Take 1 down, then 2, of which Redis does not know any more; what was known then."""
     takes.change(TakenDown(), [1], ())
     copy = client.hgetall(STATE_KEY)
     known = takes.change(TakenDown(), [2], ())
     client.srem(ARTICLES_KEY, 2)
     client.hset(STATE_KEY, mapping=copy)
+    return known
+
+
+def test_a_redis_that_fell_back_to_an_older_copy_is_given_back_what_it_lost(
+    takes: RedisTakeDowns, client: Any
+) -> None:
+    known = lost_change(takes, client)
     assert ids(takes.read(known)) == [1, 2]
     assert takes.read(TakenDown()).version > known.version
 
@@ -100,11 +106,7 @@ def test_a_redis_that_fell_back_to_an_older_copy_is_given_back_what_it_lost(
 def test_a_redis_that_lost_a_change_and_took_another_since_is_given_back_what_it_lost(
     takes: RedisTakeDowns, client: Any
 ) -> None:
-    takes.change(TakenDown(), [1], ())
-    copy = client.hgetall(STATE_KEY)
-    known = takes.change(TakenDown(), [2], ())
-    client.srem(ARTICLES_KEY, 2)
-    client.hset(STATE_KEY, mapping=copy)
+    known = lost_change(takes, client)
     other = takes.change(TakenDown(), [3], ())
     assert (other.life, other.version) == (known.life, known.version)
     assert ids(takes.read(known)) == [1, 2, 3]
