@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -48,8 +49,13 @@ class StepCost:
     peak_bytes: int
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure both logs; answer the exit code."""
+    parser = argparse.ArgumentParser("python -m pipeline.bench", description=__doc__)
+    parser.add_argument(
+        "directory", nargs="?", type=Path, default=_DIRECTORY, help="where the report is written"
+    )
+    directory = parser.parse_args(arguments).directory
     quick = bool(os.environ.get("QUICK"))
     scale = os.environ.get("SCALE", "1M")
     if scale not in _SCALES:
@@ -62,7 +68,7 @@ def main() -> int:
         large = _measure(Path(place) / "large", events, steps)
     report = _report(events, small, large, None if quick else scale)
     print_report(report)
-    write_report(report, Path(sys.argv[1]) if len(sys.argv) > 1 else _DIRECTORY)
+    write_report(report, directory)
     return 0 if report.holds else 1
 
 
@@ -154,5 +160,4 @@ def _report(events: int, small: list[StepCost], large: list[StepCost], scale: st
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser("python -m pipeline.bench", description=__doc__).parse_args()
     sys.exit(main())

@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +30,14 @@ _QUICK_USERS: Final = 300
 _QUICK_OPTIONS: Final = ("--max-epochs", "1")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Learn and judge; answer the exit code."""
+    parser = argparse.ArgumentParser("python -m pipeline.quality", description=__doc__)
+    parser.add_argument(
+        "directory", nargs="?", type=Path, default=_DIRECTORY,
+        help="where data, releases and report are written, in a folder named after the data",
+    )  # fmt: skip
+    place = parser.parse_args(arguments).directory
     name = os.environ.get("DATA", "")
     if name not in DATA_SETS:
         print(f"DATA is {name!r}; it must be one of {', '.join(DATA_SETS)}", file=sys.stderr)
@@ -45,7 +52,7 @@ def main() -> int:
     except ValueError as error:
         print(f"OPTIONS cannot be split into words: {error}; close each quote", file=sys.stderr)
         return 2
-    directory = (Path(sys.argv[1]) if len(sys.argv) > 1 else _DIRECTORY) / name
+    directory = place / name
     try:
         directory.mkdir(parents=True, exist_ok=True)
         data_dir = Path(os.environ.get("DATA_DIR", "build/data"))
@@ -53,10 +60,10 @@ def main() -> int:
         trials = []
         for each in seeds:
             print(f"{name}, seed {each}: learning ...", file=sys.stderr)
-            place = directory / f"seed-{each}"
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
-            trials.append(try_seed(data_set, data, each, place, options, quick=quick))
+            trial = directory / f"seed-{each}"
+            shutil.rmtree(trial, ignore_errors=True)
+            trial.mkdir()
+            trials.append(try_seed(data_set, data, each, trial, options, quick=quick))
     except (PipelineError, ReleaseError, OSError, duckdb.Error) as error:
         print("quality:", *str(error).split(), file=sys.stderr)  # on one line
         return 1
@@ -67,5 +74,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser("python -m pipeline.quality", description=__doc__).parse_args()
     sys.exit(main())

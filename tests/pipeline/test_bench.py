@@ -26,7 +26,7 @@ def test_the_quick_form_reports_time_and_memory_of_each_step(tmp_path):
 
 def test_an_unknown_scale_is_told(monkeypatch, capsys):
     monkeypatch.setenv("SCALE", "1G")
-    assert main() == 2
+    assert main([]) == 2
     assert capsys.readouterr().err == "SCALE is 1G; it must be one of 1M, 10M\n"
 
 

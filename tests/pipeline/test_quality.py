@@ -3,7 +3,6 @@
 import gzip
 import itertools
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -32,10 +31,9 @@ def run(tmp_path, monkeypatch):
     """`python -m pipeline.quality` in this process, which has loaded TensorFlow already."""
 
     def run(**environment):
-        monkeypatch.setattr(sys, "argv", ["quality", str(tmp_path / "build")])
         for name, value in {"DATA_DIR": str(tmp_path), **environment}.items():
             monkeypatch.setenv(name, value)
-        return main()
+        return main([str(tmp_path / "build")])
 
     return run
 
