@@ -22,6 +22,7 @@ from faiss_server.article_index import ArticleIndex, article_index_of, read_inde
 from faiss_server.attributes import Attributes
 from faiss_server.build import OnProgress, build_index, exact_top_k, write_index
 from faiss_server.search import Searcher, SearchQuery
+from faiss_server.spec import resolve_spec
 from loadtest.bench.catalogue import generate, mean_vectors
 from releases.layout import HISTORY_LENGTH, INDEX_FILE
 from releases.manifest import IndexInfo
@@ -125,7 +126,8 @@ def catalogued(directory: Path, articles: int) -> Catalogued:
 
 def index_place(catalogue: Catalogued, spec: str) -> Path:
     """Name the folder of an index."""
-    return catalogue.directory / re.sub(r"\W+", "-", spec)
+    resolved = resolve_spec(spec, *catalogue.vectors.shape)
+    return catalogue.directory / re.sub(r"\W+", "-", resolved)
 
 
 def built(catalogue: Catalogued, spec: str, recall: float, on_progress: OnProgress) -> Path:

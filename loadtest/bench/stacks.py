@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -139,7 +140,8 @@ def seconds_to_serving(stack: LocalStack, name: str, directory: Path) -> float:
 def _recipe() -> str:
     """Another recipe makes another release."""
     here = Path(__file__)
-    sources = (here.with_name(f"{name}.py") for name in ("catalogue", "making", "synthetic"))
+    own = (here.with_name(f"{name}.py") for name in ("catalogue", "making", "synthetic"))
+    sources = (*own, files("faiss_server") / "spec.py")
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
 
 
