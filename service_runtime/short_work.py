@@ -26,7 +26,7 @@ class ShortWork:
         )
 
     def learn(self, seconds: float, units: int = 1) -> None:
-        """Count work that was done."""
+        """Count work that was done; where the thread did it all itself, by `time.thread_time`."""
         each = seconds / units
         if self._seconds_per_unit is None:
             self._seconds_per_unit = each

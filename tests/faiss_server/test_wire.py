@@ -1,4 +1,6 @@
 import asyncio
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -303,6 +305,23 @@ async def test_a_search_whose_time_ran_out_in_the_queue_is_never_begun(
         await first
         await server.faiss.Search(good_search(k=3))
     assert ks == [1, 3]
+
+
+async def test_a_search_that_waits_for_a_core_is_still_short(
+    server: RunningFaissServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Searcher.search
+    threads: list[threading.Thread] = []
+
+    def wait_and_search(self: Searcher, query: SearchQuery, *left: Any) -> SearchResult:
+        threads.append(threading.current_thread())
+        time.sleep(0.003)
+        return search(self, query, *left)
+
+    monkeypatch.setattr(Searcher, "search", wait_and_search)
+    for _ in range(10):
+        await server.faiss.Search(good_search())
+    assert set(threads) == {threading.current_thread()}  # the event loop's, of this very process
 
 
 async def test_a_deadline_without_time_left_is_out_of_time_in_queue_and_before() -> None:
