@@ -86,6 +86,20 @@ class IndexKind:
             total += self.searched.refine_index.sa_code_size()
         return total
 
+    @property
+    def halves(self) -> NDArray[np.float16] | None:
+        """View finer vectors that are half floats, float16[n, dimension], in the order of adding.
+
+        None where there are none. The view is good for as long as this index is there.
+        """
+        finer = faiss.downcast_index(self.searched.refine_index) if self.is_refined else None
+        if not isinstance(finer, faiss.IndexScalarQuantizer):
+            return None
+        if finer.sq.qtype != faiss.ScalarQuantizer.QT_fp16:
+            return None
+        codes: NDArray[np.uint8] = faiss.rev_swig_ptr(finer.codes.data(), finer.codes.size())
+        return codes.view(np.float16).reshape(-1, finer.d)
+
     def parameters(self, nprobe: int, refine_factor: float = 1.0, allowed: Any = None) -> Any:
         """Make the parameters of one search of `searched`; never share them between threads.
 

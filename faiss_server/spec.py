@@ -30,9 +30,8 @@ class _Codes:
 # of 0.99, which then take more than the codes save.
 _CODES: Final = (_Codes("Flat", 4), _Codes("SQfp16", 2), _Codes("SQ8", 1))
 
-# A search of many articles takes as long as the memory that it reads (docs/decisions.md). Half
-# floats find what true vectors find; bytes do with half floats beside them, for the best few.
-_SOME: Final = 50_000
+# A search of many articles takes as long as the memory that it reads: bytes in the lists, and half
+# floats for the best few, take half of the time of floats.
 _MANY: Final = 2_000_000
 _CODES_OF_MANY: Final = (_Codes("SQ8,Refine(SQfp16)", 3), *_CODES[1:])
 
@@ -53,14 +52,14 @@ def resolve_spec(
 ) -> str:
     """Answer the faiss factory string to build.
 
-    `auto` takes the fastest codes for so many articles, or the most exact ones after them with
-    which a server keeps the release within `memory_bytes` (None: as much as it takes). Any other
+    `auto` takes the most exact codes with which a server keeps the release within `memory_bytes`
+    (None: as much as it takes), of two million articles or more the fastest ones instead. Any other
     string stays as it is, but that the lists of one with more than MOST_FLAT_LISTS get a second
     level. Raises BuildError when nothing fits.
     """
     if spec != AUTO:
         return _PLAIN_LISTS.sub(_in_two_levels, spec)
-    for codes in _codes_of(vector_count):
+    for codes in _CODES_OF_MANY if vector_count >= _MANY else _CODES:
         needed = vector_count * bytes_per_article(dimension, codes.bytes_per_value)
         if memory_bytes is None or needed <= memory_bytes:
             return _PLAIN_LISTS.sub(_in_two_levels, f"IVF{list_count(vector_count)},{codes.name}")
@@ -69,13 +68,6 @@ def resolve_spec(
         f"for each value, the limit is {(memory_bytes or 0) / 2**30:.2f} GiB: raise it, or name a "
         "coarser index as the spec"
     )
-
-
-def _codes_of(vector_count: int) -> tuple[_Codes, ...]:
-    """Answer the codes to take, and those to take where memory does not suffice."""
-    if vector_count >= _MANY:
-        return _CODES_OF_MANY
-    return _CODES if vector_count < _SOME else _CODES[1:]
 
 
 def _in_two_levels(match: re.Match[str]) -> str:

@@ -15,12 +15,10 @@ GIB = 2**30
 @pytest.mark.parametrize(
     ("spec", "count", "dimension", "gib", "expected"),
     [
-        ("auto", 49_999, 64, None, "IVF894,Flat"),
-        ("auto", 50_000, 64, None, "IVF894,SQfp16"),
-        ("auto", 49_999, 64, 0.01, "IVF894,SQfp16"),
-        ("auto", 1_000_000, 64, None, "IVF4000,SQfp16"),
+        ("auto", 1_000_000, 64, None, "IVF4000,Flat"),
+        ("auto", 1_000_000, 64, 0.2, "IVF4000,SQfp16"),
         ("auto", 1_000_000, 64, 0.1, "IVF4000,SQ8"),
-        ("auto", 1_999_999, 64, None, "IVF5657,SQfp16"),
+        ("auto", 1_999_999, 64, None, "IVF5657,Flat"),
         ("auto", 2_000_000, 64, None, "IVF5657,SQ8,Refine(SQfp16)"),
         ("auto", 4_000_000, 64, 0.75, "IVF8000,SQfp16"),
         ("auto", 10_000_000, 64, None, "IVF12649(IVF112,Flat),SQ8,Refine(SQfp16)"),
