@@ -17,6 +17,8 @@ from tf_serving.metrics import ModelMetrics
 PROMETHEUS = Path("deploy/prometheus")
 RECORDING = PROMETHEUS / "rules" / "recording.yml"
 RUNBOOK = Path("docs/operations.md")
+OF_OTHERS = {"up", "ALERTS", ":tensorflow:cc:saved_model:load_attempt_count"}
+"""What Prometheus and TensorFlow Serving have themselves, of that what we ask for."""
 
 
 def promtool(*arguments: str) -> None:
@@ -44,8 +46,8 @@ def recorded_names() -> set[str]:
 
 
 def known_names() -> set[str]:
-    """Every metric that a dashboard may name: rules', servers', Python's and Prometheus' own."""
+    """Every metric that a dashboard may name: rules', servers', Python's, and others'."""
     of_the_process = {
         sample.name for metric in new_registry().collect() for sample in metric.samples
     }
-    return names_of_the_servers() | recorded_names() | of_the_process | {"up", "ALERTS"}
+    return names_of_the_servers() | recorded_names() | of_the_process | OF_OTHERS

@@ -187,14 +187,19 @@ def _kept_out() -> list[Panel]:
     )
     failed = Figure(
         title="Models that failed to load, 15 minutes",
-        about="By status code, from the stand-in; TensorFlow Serving's are in its log.",
+        about="From TensorFlow Serving by the version's folder, from the stand-in by status code.",
         unit="none",
         queries=[
             Query(
                 expr="sum by (model, code)"
                 f" (increase(recsys_model_load_failures_total{{{CHOSEN}}}[15m]))",
                 legend="{{model}} {{code}}",
-            )
+            ),
+            Query(
+                expr="sum by (model_path) (increase(:tensorflow:cc:saved_model:load_attempt_count"
+                f'{{status="fail", {CHOSEN}}}[15m]))',
+                legend="{{model_path}}",
+            ),
         ],
         alerts=["ModelLoadFails"],
         thresholds=[Threshold(value=1)],
