@@ -64,6 +64,14 @@ def test_every_container_has_a_limit_time_to_end_and_no_more_rights_than_it_need
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
+def test_prometheus_finds_the_stand_in_where_tensorflow_serving_would_be():
+    jobs = yaml.safe_load(Path("deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    [job] = [job for job in jobs if job["job_name"] == "model-server"]
+    [names] = job["dns_sd_configs"]
+    stand_in = services(Path("deploy/compose/stand-in.yml"))["model-server"]
+    assert stand_in["environment"]["TF_SERVING_METRICS_PORT"] == str(names["port"])
+
+
 def test_nothing_is_published_beyond_this_machine():
     for path in FILES:
         for name, service in services(path).items():
