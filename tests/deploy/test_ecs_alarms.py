@@ -3,6 +3,7 @@
 import fnmatch
 import operator
 import re
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -88,6 +89,14 @@ def test_each_alarm_notifies_the_topic_and_says_what_it_means(alarm):
     assert ALARMS[alarm]["AlarmActions"] == ["Alarms"]
     assert ALARMS[alarm]["OKActions"] == ["Alarms"]
     assert len(ALARMS[alarm]["AlarmDescription"]) > 30
+
+
+def test_operations_says_what_to_do_about_each_alarm():
+    text = Path("docs/operations.md").read_text()
+    chapter = text[text.index("## Alarms on ECS") : text.index("## Traces and logs")]
+    told = re.findall(r"^\| (`.*?) \|", chapter, re.MULTILINE)
+    named = {name for cell in told for name in re.findall(r"`(\w+)`", cell)}
+    assert named == {*ALARMS, *stack.of_type("AWS::Events::Rule")}
 
 
 @each_service
