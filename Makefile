@@ -91,7 +91,7 @@ bench-pipeline: $(INSTALLED) ## Time and memory of each step of the workflow (SC
 
 # The data sets but ml-100k may not be passed on: DATA_DIR has a folder for each.
 export DATA DATA_DIR SEED OPTIONS
-quality: $(INSTALLED) ## What the shipped model finds, beside published results (DATA=ml-1m-sasrec, SEED=n, QUICK=1)
+quality: $(INSTALLED) ## What the shipped model finds, beside published results (needs DATA=ml-100k or another of docs/quality.md; SEED=n, QUICK=1)
 	@$(BIN)/python -m pipeline.quality
 
 # With another client: make images DOCKER=podman
@@ -114,7 +114,7 @@ lint: $(INSTALLED) ## ruff, codespell, buf, hadolint, cfn-lint
 types: $(INSTALLED) ## mypy, strict
 	$(BIN)/mypy .
 
-imports: $(INSTALLED) ## The design's "may import" column
+imports: $(INSTALLED) ## Which package may import which: import-linter's rules in pyproject.toml
 	$(BIN)/lint-imports
 
 fmt: $(INSTALLED) ## Format, and fix what can be fixed
