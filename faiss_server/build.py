@@ -256,7 +256,7 @@ def _train_in_two_levels(kind: IndexKind, sample: NDArray[np.float32], seed: int
         quantizer.cp.min_points_per_centroid = 1
         quantizer.nprobe = min(quantizer.nlist, _PROBED_TO_ASSIGN)
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)  # several would make another graph, if it is one, each time
+    faiss.omp_set_num_threads(1)  # so that their number changes nothing here
     try:
         quantizer.train(centres)
         quantizer.add(centres)
