@@ -134,7 +134,7 @@ def default_text(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     if field.default_factory is not None:
-        return "see there"
+        return "by machine"
     if isinstance(field.default, SecretStr):
         return field.default.get_secret_value()
     return "none" if field.default in (None, "") else str(field.default)

@@ -35,7 +35,8 @@ class TfServingSettings(ServerSettings):
         default=1.0, description="Time between two looks for new versions."
     )
     threads: Threads = Field(
-        default_factory=lambda: os.cpu_count() or 1, description="Predict calls computed at once."
+        default_factory=lambda: os.cpu_count() or 1,
+        description="Predict calls computed at once; default: the machine's cores.",
     )
     intra_op_threads: Threads = Field(
         default=1, description="Threads within one TensorFlow operation; calls are parallel anyway."

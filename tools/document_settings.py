@@ -20,6 +20,23 @@ HEAD = """\
 Read once from the environment at start. A missing, malformed or misspelt variable stops the process
 with its name. Made from the settings classes by `make docs`; do not edit.
 """
+COMMANDS = """\
+## commands
+
+What commands read; options on the command line come first.
+
+| variable | default | meaning |
+|---|---|---|
+| `RELEASES_STORE` | none | `--store` of `releases`, `pipeline rollout` and `pipeline deploy`. |
+| `KF_PIPELINES_ENDPOINT` | none | `--host` of `pipeline deploy`. |
+| `KFP_TOKEN` | none | `--token` of `pipeline deploy`. |
+| `HEALTH_PROBE_ADDRESS` | required | host:port that `service_runtime.health_probe` asks. |
+| `HEALTH_PROBE_CA_FILE` | none | CA of the server's certificate, PEM: it is asked by TLS only. |
+| `HEALTH_PROBE_CERT_FILE` | none | Certificate chain to show to a server that asks for one, PEM. |
+| `HEALTH_PROBE_KEY_FILE` | none | Its key, PEM. |
+| `HEALTH_PROBE_NAME` | `localhost` | What the server's certificate is for. |
+| `QUICK` | none | Not empty: `make` targets that measure check their machinery only, in a minute. |
+"""
 SERVERS: dict[str, type[BaseSettings]] = {
     "recommender": RecommenderSettings,
     "faiss server": FaissServerSettings,
@@ -54,7 +71,7 @@ def meaning(field: FieldInfo) -> str:
 def main() -> None:
     """Write the page, or with --check fail when it is stale."""
     sections = [f"## {name}\n\n{table(kind)}\n" for name, kind in SERVERS.items()]
-    text = "\n".join([HEAD, *sections])
+    text = "\n".join([HEAD, *sections, COMMANDS])
     if "--check" not in sys.argv:
         TARGET.write_text(text)
     elif not TARGET.exists() or TARGET.read_text() != text:
