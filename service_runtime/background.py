@@ -30,11 +30,14 @@ class BackgroundTasks:
             self._tasks.add(asyncio.create_task(coroutine))
 
     async def run_until(self, stop: asyncio.Event) -> None:
-        """Return when `stop` is set; raise what a task raised, if one does before that."""
+        """Return when `stop` is set; raise what a task raised, before this was called or since."""
         stopped = asyncio.create_task(stop.wait())
         self._tasks.add(stopped)
-        while not stopped.done():
+        while True:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            if stopped.done():
+                return
             running = {task for task in self._tasks if not task.done()}
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
