@@ -33,13 +33,18 @@ class Target:
 def parse_targets(text: str) -> tuple[Target, ...]:
     """Read comma-separated `host:port`.
 
-    Raises ValueError naming the part that is not of that form.
+    Raises ValueError naming the part that is not of that form, or whose host can be no name.
     """
     targets = []
     for part in text.split(","):
         host, colon, port = part.strip().rpartition(":")
         if not colon or not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError(f"{part.strip()!r} is not host:port")
+        try:
+            host.encode("idna")
+        except UnicodeError as error:
+            # A look-up would raise the same, which is no OSError and comes from no resolver.
+            raise ValueError(f"{part.strip()!r} has no host name: {error}") from None
         targets.append(Target(host.strip("[]"), int(port)))
     return tuple(targets)
 

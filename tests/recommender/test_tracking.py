@@ -10,8 +10,11 @@ from recsys.faiss.v1 import faiss_service_pb2 as faiss_pb2
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
 from recommender.addresses import Target, parse_targets, resolve, system_look_up
+from recommender.config import RecommenderSettings
 from recommender.split import Split, release_of
 from recommender.tracker import choose_release
+from service_runtime.errors import StartupError
+from service_runtime.settings import load_settings
 from tests.support.backends import ScriptedFaiss, ScriptedModel, listening, right_answer
 from tests.support.dns import dns_server
 
@@ -176,6 +179,13 @@ def test_targets_are_host_and_port():
     for wrong in ("", "a", "a:", ":1", "a:0", "a:65536", "a:1,,b:2", "a:x"):
         with pytest.raises(ValueError, match="is not host:port"):
             parse_targets(wrong)
+
+
+@pytest.mark.parametrize("host", ["models..internal", ".internal", "a" * 64])
+def test_a_host_that_can_be_no_name_is_refused_with_its_setting(monkeypatch, host):
+    monkeypatch.setenv("RECOMMENDER_MODEL_SERVERS", f"models.internal.:8500, {host}:8500")
+    with pytest.raises(StartupError, match=f"RECOMMENDER_MODEL_SERVERS: .*{host}:8500' has no"):
+        load_settings(RecommenderSettings)
 
 
 async def test_names_become_addresses():
