@@ -14,7 +14,9 @@ from typing import cast
 import dns.asyncresolver
 import dns.exception
 
-__all__ = ["LookUp", "Target", "dns_look_up", "parse_targets", "resolve", "system_look_up"]
+from recommender.trouble import Trouble
+
+__all__ = ["Addresses", "LookUp", "Target", "dns_look_up", "parse_targets", "system_look_up"]
 
 _DNS_SECONDS = 2.0
 
@@ -71,6 +73,8 @@ def dns_look_up(server: Target) -> LookUp:
             return [host]
         try:
             answer = await resolver.resolve(host, "A", search=False)
+        except dns.exception.Timeout as error:  # its own text tells how long, each time another
+            raise OSError(f"cannot resolve {host}: no answer in {_DNS_SECONDS:g} s") from error
         except (dns.exception.DNSException, OSError) as error:
             raise OSError(f"cannot resolve {host}: {error}") from error
         return [record.to_text() for record in answer]
@@ -78,14 +82,32 @@ def dns_look_up(server: Target) -> LookUp:
     return look_up
 
 
-async def resolve(targets: tuple[Target, ...], look_up: LookUp) -> frozenset[str]:
-    """Answer the `ip:port` of every address of every target; raises OSError naming the host."""
-    found: set[str] = set()
-    for target in targets:
-        for address in await look_up(target.host):
-            host = f"[{address}]" if ":" in address else address
-            found.add(f"{host}:{target.port}")
-    return frozenset(found)
+class Addresses:
+    """Follows the addresses of several targets; `part` is what log lines call them.
+
+    Each target is looked up by itself: one that does not resolve keeps the addresses that it had,
+    and hides no other.
+    """
+
+    def __init__(self, part: str, targets: tuple[Target, ...], look_up: LookUp) -> None:
+        self._look_up = look_up
+        self._known: dict[Target, frozenset[str]] = {target: frozenset() for target in targets}
+        self._troubles = {target: Trouble(part) for target in targets}
+
+    async def now(self) -> frozenset[str]:
+        """Answer the `ip:port` of every address of every target."""
+        await asyncio.gather(*map(self._follow, self._known))
+        return frozenset().union(*self._known.values())
+
+    async def _follow(self, target: Target) -> None:
+        try:
+            found = await self._look_up(target.host)
+        except OSError as error:
+            self._troubles[target].tell(str(error))
+            return
+        self._troubles[target].over()
+        hosts = (f"[{address}]" if ":" in address else address for address in found)
+        self._known[target] = frozenset(f"{host}:{target.port}" for host in hosts)
 
 
 def _is_ip_address(host: str) -> bool:

@@ -181,20 +181,12 @@ class Fleet(Generic[BackendT]):
             # A group, so that a poll that fails for a reason of ours ends the run and is seen.
             async with asyncio.TaskGroup() as polls:
                 while True:
-                    await self._follow(await self._resolved(), polls)
+                    await self._follow(frozenset(await self._addresses()), polls)
                     await self._renew(polls)
                     await asyncio.sleep(self._resolve_seconds)
         finally:
             for member in self._members.values():
                 await member.backend.close(0)
-
-    async def _resolved(self) -> frozenset[str]:
-        """Answer the addresses of now; those known before when the resolver does not answer."""
-        try:
-            return frozenset(await self._addresses())
-        except OSError as error:
-            logger.warning("%s: %s", self._kind, error)
-            return frozenset(self._members)
 
     async def _follow(self, addresses: frozenset[str], polls: asyncio.TaskGroup) -> None:
         for address in addresses - self._members.keys():

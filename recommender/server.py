@@ -9,11 +9,11 @@ from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
 from recommender.addresses import (
+    Addresses,
     LookUp,
     Target,
     dns_look_up,
     parse_targets,
-    resolve,
     system_look_up,
 )
 from recommender.backends import Retriever, UserTower
@@ -131,7 +131,7 @@ def _fleets(
         look_up = dns_look_up(*parse_targets(settings.dns_server))
     models: Fleet[UserTower] = Fleet(
         "model server",
-        lambda: resolve(model_targets, look_up),
+        Addresses("model server", model_targets, look_up).now,
         lambda address: ModelClient(address, settings.model_name, model_tls),
         tracker.notice,
         poll_seconds=settings.poll_seconds,
@@ -140,7 +140,7 @@ def _fleets(
     )
     indexes: Fleet[Retriever] = Fleet(
         "faiss server",
-        lambda: resolve(faiss_targets, look_up),
+        Addresses("faiss server", faiss_targets, look_up).now,
         lambda address: FaissClient(address, lambda: tracker.usage, faiss_tls),
         tracker.notice,
         poll_seconds=settings.poll_seconds,

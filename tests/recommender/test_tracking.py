@@ -1,6 +1,7 @@
 """Which release is answered from: both sides must hold it and belong together."""
 
 import asyncio
+import logging
 
 import grpc
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from recsys.faiss.v1 import faiss_service_pb2 as faiss_pb2
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
-from recommender.addresses import Target, parse_targets, resolve, system_look_up
+from recommender.addresses import Addresses, Target, parse_targets, system_look_up
 from recommender.config import RecommenderSettings
 from recommender.split import Split, release_of
 from recommender.tracker import choose_release
@@ -189,9 +190,38 @@ def test_a_host_that_can_be_no_name_is_refused_with_its_setting(monkeypatch, hos
 
 
 async def test_names_become_addresses():
-    assert "127.0.0.1:5" in await resolve(parse_targets("localhost:5"), system_look_up)
+    addresses = Addresses("part", parse_targets("localhost:5"), system_look_up)
+    assert "127.0.0.1:5" in await addresses.now()
     with pytest.raises(OSError, match=r"no\.such\.host\.invalid"):
-        await resolve(parse_targets("no.such.host.invalid:5"), system_look_up)
+        await system_look_up("no.such.host.invalid")
+
+
+async def test_a_name_that_does_not_resolve_keeps_what_it_had_and_hides_no_other(caplog):
+    caplog.set_level(logging.INFO, "recommender.trouble")
+    records = {"a": ["1.1.1.1", "::1"], "b": ["2.2.2.2"]}
+
+    async def look_up(host: str) -> list[str]:
+        if host not in records:
+            raise OSError(f"cannot resolve {host}")
+        return records[host]
+
+    addresses = Addresses("part", parse_targets("c:3,a:1,b:2"), look_up)
+    assert await addresses.now() == {"1.1.1.1:1", "[::1]:1", "2.2.2.2:2"}
+    del records["b"]
+    records["a"] = ["4.4.4.4"]
+    for _ in range(3):
+        assert await addresses.now() == {"4.4.4.4:1", "2.2.2.2:2"}
+    records["b"] = ["5.5.5.5"]
+    assert await addresses.now() == {"4.4.4.4:1", "5.5.5.5:2"}
+    records.clear()
+    assert await addresses.now() == {"4.4.4.4:1", "5.5.5.5:2"}
+    assert caplog.messages == [
+        "part: cannot resolve c",
+        "part: cannot resolve b",
+        "part: well again after: cannot resolve b",
+        "part: cannot resolve a",
+        "part: cannot resolve b",
+    ]
 
 
 async def test_backends_come_and_go_with_their_dns_records(start_recommender):
