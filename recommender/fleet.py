@@ -98,6 +98,11 @@ class Fleet(Generic[BackendT]):
         return sum(member.ready is not None for member in self._members.values())
 
     @property
+    def loaded(self) -> int:
+        """Count those of them that hold a release: one that starts holds none yet."""
+        return sum(bool(member.ready) for member in self._members.values())
+
+    @property
     def split(self) -> Split | None:
         """Answer the split that was set last, of those that the addresses told."""
         told = [member.split for member in self._members.values() if member.split is not None]
@@ -149,8 +154,8 @@ class Fleet(Generic[BackendT]):
         so is one that hangs again and again: what is known to be dead costs no call and no wait.
         One that has dropped the release is not asked for it again.
 
-        Time-outs never take the last address away: they may say more about the caller's deadline
-        than about the server, and other callers have longer ones.
+        Time-outs never take the last holder of the release away: they may say more about the
+        caller's deadline than about the server, and other callers have longer ones.
         """
         member = self._members.get(backend.address)
         if member is None:
@@ -161,7 +166,9 @@ class Fleet(Generic[BackendT]):
             self._learn(member, member.ready - {release}, str(error))
         elif isinstance(error, OutOfTimeError):
             member.failures += 1
-            if member.failures >= _FAILURES_IN_A_ROW and self.answering > 1:
+            holders = self._holders.get(release, ())
+            others = any(held.address != backend.address for held in holders)
+            if member.failures >= _FAILURES_IN_A_ROW and member.ready and others:
                 self._pause(member)
                 self._learn(member, None, str(error))
 

@@ -44,17 +44,18 @@ class Pin:
 def choose_release(
     model_holders: Mapping[int, int],
     index_holders: Mapping[int, int],
-    models_answering: int,
-    indexes_answering: int,
+    models_loaded: int,
+    indexes_loaded: int,
 ) -> int | None:
-    """Choose the newest release that every answering address holds; where there is none, the newest
-    that at least one address of each side holds. Arguments count holders by release.
+    """Choose the newest release that every address holds which holds any; where there is none, the
+    newest that at least one address of each side holds.
+
+    Arguments count the holders of each release, and the addresses that hold any.
     """
     common = sorted(model_holders.keys() & index_holders.keys(), reverse=True)
     for release in common:
         everywhere = (
-            model_holders[release] >= models_answering
-            and index_holders[release] >= indexes_answering
+            model_holders[release] >= models_loaded and index_holders[release] >= indexes_loaded
         )
         if everywhere:
             return release
@@ -208,8 +209,8 @@ class ReleaseTracker:
         chosen = choose_release(
             {r: len(models.holders.get(r, ())) for r in self._proven if r in models.holders},
             {r: len(indexes.holders.get(r, ())) for r in self._proven if r in indexes.holders},
-            models.answering,
-            indexes.answering,
+            models.loaded,
+            indexes.loaded,
         )
         if chosen is None or (self._pin and chosen == self._pin.release):
             return

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -146,6 +147,9 @@ class Stack(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
+        self.hurry = pytest.MonkeyPatch()  # what is mended is soon in use again
+        for pause in ("fleet._PAUSE_SECONDS", "fleet._MAX_PAUSE_SECONDS", "tracker._RETRY_SECONDS"):
+            self.hurry.setattr(f"recommender.{pause}", POLL_SECONDS)
         self.runner = asyncio.Runner()
         self.directory = Path(tempfile.mkdtemp())
         self.store = ReleaseStore(str(self.directory / "store"))
@@ -187,6 +191,7 @@ class Stack(RuleBasedStateMachine):
             return
         self.runner.run(self._stop())
         self.runner.close()
+        self.hurry.undo()
         shutil.rmtree(self.directory)
 
     async def _stop(self) -> None:
@@ -222,6 +227,11 @@ class Stack(RuleBasedStateMachine):
         for number in range(4):
             self.load(number, 4)
 
+    @rule(number=st.integers(0, 3))
+    def restart(self, number: int) -> None:
+        """It answers, and holds nothing until it loads again."""
+        self.replicas[number].held.clear()
+
     @rule(number=st.integers(0, 3), fault=FAULTS)
     def break_or_mend(self, number: int, fault: str) -> None:
         self.replicas[number].fault = fault
@@ -255,10 +265,28 @@ class Stack(RuleBasedStateMachine):
         assert answer.ranking.ids.tolist() == expected.tolist()
 
     @rule()
-    def settle(self) -> None:
-        """With everything mended and loaded, everybody gets what the store says."""
+    def mend(self) -> None:
+        """The pin is what all hold that hold anything, or else the newest that both sides hold."""
+        self._mend()
+        self.runner.run(self._polled(10))
+        models, indexes = (
+            set().union(*(replica.held for replica in side)) for side in (self.models, self.indexes)
+        )
+        common = models & indexes & self.sound
+        if common:
+            everywhere = common.intersection(*(one.held for one in self.replicas if one.held))
+            pin = self.tracker.current
+            assert pin is not None
+            assert pin.release == max(everywhere or common)
+
+    def _mend(self) -> None:
         for replica in self.replicas:
             replica.fault = "none"
+
+    @rule()
+    def settle(self) -> None:
+        """With everything mended and loaded, everybody gets what the store says."""
+        self._mend()
         self.load_everywhere()
         self.runner.run(self._polled(20))
         usable = [release for release in self.store.usable()[:2] if release in self.sound]
@@ -285,3 +313,19 @@ class Stack(RuleBasedStateMachine):
 
 Stack.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestInterleavings = Stack.TestCase
+
+
+def test_one_that_starts_does_not_bring_a_release_into_use_that_others_lack():
+    stack = Stack()
+    stack.start()
+    try:
+        stack.publish(sound=True)
+        stack.load_everywhere()
+        stack.publish(sound=True)
+        for of_each_side in (0, 2):
+            stack.load(of_each_side, 4)
+        stack.restart(3)
+        stack.mend()
+        assert stack.tracker.current.release == 1
+    finally:
+        stack.teardown()

@@ -1,0 +1,72 @@
+"""Which addresses of a kind of backend count for what; the backends are objects in this process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from recommender.backends import Status
+from recommender.fleet import Fleet
+from service_runtime.errors import BackendUnavailableError, OutOfTimeError
+
+
+class Server:
+    """Holds what it is told; None: it is away."""
+
+    def __init__(self, address: str, ready: set[int] | None) -> None:
+        self.address = address
+        self.ready = ready
+
+    async def status(self, timeout_seconds: float) -> Status:
+        if self.ready is None:
+            raise BackendUnavailableError("away")
+        return Status(frozenset(self.ready))
+
+    async def close(self, grace_seconds: float) -> None:
+        return
+
+
+@asynccontextmanager
+async def following(*servers: Server) -> AsyncIterator[Fleet]:
+    """A fleet of these, once each was polled."""
+    by_address = {server.address: server for server in servers}
+
+    async def addresses() -> list[str]:
+        return list(by_address)
+
+    fleet = Fleet(
+        "part",
+        addresses,
+        by_address.__getitem__,
+        lambda: None,
+        poll_seconds=60,
+        resolve_seconds=0.001,
+    )
+    running = asyncio.create_task(fleet.run())
+    try:
+        await until(lambda: fleet.answering == sum(server.ready is not None for server in servers))
+        yield fleet
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_one_that_holds_nothing_answers_and_is_not_loaded():
+    async with following(Server("a", {2, 1}), Server("b", set()), Server("c", None)) as fleet:
+        assert (fleet.answering, fleet.loaded) == (2, 1)
+
+
+async def test_time_outs_take_no_last_holder_away_whoever_else_answers():
+    holder, starting, behind = Server("a", {2, 1}), Server("b", set()), Server("c", {1})
+    async with following(holder, starting, behind) as fleet:
+        for _ in range(5):
+            fleet.failed(holder, 2, OutOfTimeError("late"))
+        assert fleet.holders[2] == (holder,)
+        assert set(fleet.holders[1]) == {holder, behind}
+        fleet.failed(holder, 1, OutOfTimeError("late"))
+        assert fleet.holders == {1: (behind,)}
