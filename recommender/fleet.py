@@ -43,6 +43,8 @@ class _Member(Generic[BackendT]):
 
     backend: BackendT
     poll: asyncio.Task[None]
+    generation: int
+    """Of the certificate that it is connected to with; 0 without TLS."""
     ready: frozenset[int] | None = None
     split: Split | None = None
     taken_down: Int64s = field(default_factory=lambda: NONE_TAKEN_DOWN)
@@ -79,7 +81,6 @@ class Fleet(Generic[BackendT]):
         self._poll_seconds = poll_seconds
         self._resolve_seconds = resolve_seconds
         self._tls = tls
-        self._generation = 0
         self._members: dict[str, _Member[BackendT]] = {}
         self._holders: Mapping[int, tuple[BackendT, ...]] = {}
         self._taken_down: Int64s = NONE_TAKEN_DOWN
@@ -199,7 +200,7 @@ class Fleet(Generic[BackendT]):
         for address in addresses - self._members.keys():
             logger.info("%s %s: new address", self._kind, address)
             poll = polls.create_task(self._poll(address))
-            self._members[address] = _Member(self._connect(address), poll)
+            self._members[address] = _Member(self._connect(address), poll, self._generation)
         for address in self._members.keys() - addresses:
             logger.info("%s %s: address gone", self._kind, address)
             member = self._members.pop(address)
@@ -209,34 +210,34 @@ class Fleet(Generic[BackendT]):
             # Calls under way are let finish; nobody is to wait for that.
             polls.create_task(member.backend.close(_CLOSE_SECONDS))
 
+    @property
+    def _generation(self) -> int:
+        return 0 if self._tls is None else self._tls.generation
+
     async def _renew(self, polls: asyncio.TaskGroup) -> None:
         """Connect anew with a new certificate, before the old one expires on some reconnection.
 
         An address that does not take it keeps its connection, and is tried again next time.
         """
-        if self._tls is None:
-            return
-        self._tls.look_again()
-        if self._tls.generation == self._generation:
-            return
-        generation = self._tls.generation
-        renewed = [await self._reconnect(address, polls) for address in list(self._members)]
-        if all(renewed):
-            self._generation = generation
+        if self._tls is not None:
+            self._tls.look_again()
+        for address, member in self._members.items():
+            if member.generation != self._generation:
+                await self._reconnect(address, member, polls)
 
-    async def _reconnect(self, address: str, polls: asyncio.TaskGroup) -> bool:
-        connected = self._connect(address)
+    async def _reconnect(
+        self, address: str, member: _Member[BackendT], polls: asyncio.TaskGroup
+    ) -> None:
+        connected, generation = self._connect(address), self._generation
         try:
             await connected.status(_STATUS_TIMEOUT_SECONDS)
         except CallError as error:
             logger.warning("%s %s: new certificate: %s", self._kind, address, error)
             await connected.close(0)
-            return False
-        member = self._members[address]
-        before, member.backend = member.backend, connected
+            return
+        before, member.backend, member.generation = member.backend, connected, generation
         self._reckon()
         polls.create_task(before.close(_CLOSE_SECONDS))
-        return True
 
     async def _poll(self, address: str) -> None:
         while True:

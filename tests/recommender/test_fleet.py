@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from recommender.backends import Status
 from recommender.fleet import Fleet
@@ -15,6 +16,7 @@ class Server:
     def __init__(self, address: str, ready: set[int] | None) -> None:
         self.address = address
         self.ready = ready
+        self.connections = 0
 
     async def status(self, timeout_seconds: float) -> Status:
         if self.ready is None:
@@ -25,21 +27,35 @@ class Server:
         return
 
 
+class Certificate:
+    """Replaced when `generation` counts up."""
+
+    generation = 0
+
+    def look_again(self) -> None:
+        return
+
+
 @asynccontextmanager
-async def following(*servers: Server) -> AsyncIterator[Fleet]:
+async def following(*servers: Server, tls: Any = None) -> AsyncIterator[Fleet]:
     """A fleet of these, once each was polled."""
     by_address = {server.address: server for server in servers}
 
     async def addresses() -> list[str]:
         return list(by_address)
 
+    def connect(address: str) -> Server:
+        by_address[address].connections += 1
+        return by_address[address]
+
     fleet = Fleet(
         "part",
         addresses,
-        by_address.__getitem__,
+        connect,
         lambda: None,
         poll_seconds=60,
         resolve_seconds=0.001,
+        tls=tls,
     )
     running = asyncio.create_task(fleet.run())
     try:
@@ -70,3 +86,14 @@ async def test_time_outs_take_no_last_holder_away_whoever_else_answers():
         assert set(fleet.holders[1]) == {holder, behind}
         fleet.failed(holder, 1, OutOfTimeError("late"))
         assert fleet.holders == {1: (behind,)}
+
+
+async def test_who_has_the_new_certificate_is_left_alone_while_others_are_tried_again():
+    certificate = Certificate()
+    sound, dead = Server("a", {1}), Server("b", {1})
+    async with following(sound, dead, tls=certificate):
+        assert (sound.connections, dead.connections) == (1, 1)
+        dead.ready = None
+        certificate.generation = 1
+        await until(lambda: dead.connections > 5)
+        assert sound.connections == 2
