@@ -6,21 +6,24 @@ HISTORY_LENGTH members and expires.
 """
 
 import asyncio
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol, cast
 
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from recommender.breaker import CircuitBreaker
 from recommender.domain import HISTORY_LENGTH, View
 from recommender.redis_client import Client
+from recommender.trouble import Trouble
 from service_runtime.errors import BackendUnavailableError, CallError
 
 __all__ = ["History", "RedisHistory"]
 
 
 _FAIR_SECONDS: Final = 0.005
+_OF_A_PIPELINE: Final = "of pipeline caused error: "
 
 
 class History(Protocol):
@@ -42,12 +45,19 @@ class History(Protocol):
 
 
 class RedisHistory:
-    """Histories as sorted sets. Raises BackendUnavailableError when Redis does not answer."""
+    """Histories as sorted sets.
+
+    Raises BackendUnavailableError when Redis does not answer, and for a user whose key holds what
+    is no history.
+    """
 
     def __init__(self, client: Client, ttl_seconds: int) -> None:
         self._client = client
         self._ttl_ms = ttl_seconds * 1000
-        self._breaker = CircuitBreaker("history", threshold=5, open_seconds=0.25)
+        self._breaker = CircuitBreaker(
+            "history", threshold=5, open_seconds=0.25, is_answer=_is_of_one_key
+        )
+        self._errors = _RedisErrors(self._breaker)
 
     async def article_ids(
         self, user_ids: Sequence[str], timeout_seconds: float
@@ -56,7 +66,7 @@ class RedisHistory:
 
         What is wrong with one key is the answer for that user only.
         """
-        with _redis_errors, self._guard(timeout_seconds):
+        with self._errors, self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
                 rows = await self._newest(user_ids)
         return [_ids_of(members) for members in rows]
@@ -67,17 +77,22 @@ class RedisHistory:
         async with self._client.pipeline(transaction=False) as pipeline:
             for user_id in user_ids:
                 pipeline.zrange(_key(user_id), 0, HISTORY_LENGTH - 1, desc=True)
-            return cast("Sequence[Any]", await pipeline.execute(raise_on_error=False))
+            rows = cast("Sequence[Any]", await pipeline.execute(raise_on_error=False))
+        if rows and all(isinstance(row, Exception) for row in rows):
+            raise rows[0]  # as for one user: it is hardly about each of their keys
+        return rows
 
     async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
         """Answer the views, newest first."""
-        with _redis_errors, self._guard(timeout_seconds):
+        with self._errors, self._guard(timeout_seconds):
             async with asyncio.timeout(timeout_seconds):
                 members = await self._client.zrange(
                     _key(user_id), 0, HISTORY_LENGTH - 1, desc=True, withscores=True
                 )
         pairs = cast("list[tuple[bytes, float]]", members)
-        return [View(int(member), int(score)) for member, score in pairs]
+        ids = _int64s(member for member, _ in pairs)
+        times = _int64s(score for _, score in pairs)
+        return [View(*pair) for pair in zip(ids, times, strict=True)]
 
     async def record(self, user_id: str, views: Sequence[View], timeout_seconds: float) -> None:
         """Add views in one transaction; of two views of an article the later one counts."""
@@ -86,7 +101,7 @@ class RedisHistory:
             at = newest.get(view.article_id, view.viewed_at_ms)
             newest[view.article_id] = max(at, view.viewed_at_ms)
         key = _key(user_id)
-        with _redis_errors, self._guard(timeout_seconds):
+        with self._errors, self._guard(timeout_seconds):
             async with (
                 asyncio.timeout(timeout_seconds),
                 self._client.pipeline(transaction=True) as transaction,
@@ -103,26 +118,55 @@ class RedisHistory:
 
 def _ids_of(members: Any) -> list[int] | CallError:
     if isinstance(members, Exception):
-        return BackendUnavailableError(f"history: {members}")
-    return [int(member) for member in members]
+        return BackendUnavailableError(f"history: {_text(members)}")
+    try:
+        return _int64s(members)
+    except BackendUnavailableError as error:
+        return error
+
+
+def _int64s(values: Iterable[bytes | float]) -> list[int]:
+    try:
+        return array("q", map(int, values)).tolist()
+    except (ValueError, OverflowError) as error:
+        raise BackendUnavailableError("history: an id or a time in the key is no int64") from error
 
 
 def _key(user_id: str) -> str:
     return f"recsys:history:{{{user_id}}}"
 
 
-class _RedisErrors:
-    """A context that turns what Redis' client raises into BackendUnavailableError."""
+def _text(error: Exception) -> str:
+    """Answer what is wrong: of a pipeline's error what follows the command, which names a user."""
+    _, of_a_pipeline, text = str(error).rpartition(_OF_A_PIPELINE)
+    return text.strip("(\"',)") if of_a_pipeline else text
 
-    __slots__ = ()
+
+def _is_of_one_key(error: Exception) -> bool:
+    return isinstance(error, ResponseError) and _text(error).startswith("WRONGTYPE")
+
+
+class _RedisErrors:
+    """A context that turns what Redis' client raises into BackendUnavailableError.
+
+    What opens the breaker is logged, once. Not each failure: where every tenth call runs out of
+    time, the lines would be more work than the calls.
+    """
+
+    __slots__ = ("_breaker", "_trouble")
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker = breaker
+        self._trouble = Trouble("histories in Redis")
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if isinstance(error, RedisError | RedisClusterException | OSError | TimeoutError):
-            detail = str(error) or "no answer in time"
+        if error is None:
+            self._trouble.over()
+        elif isinstance(error, RedisError | RedisClusterException | OSError | TimeoutError):
+            detail = _text(error) or "no answer in time"
+            if self._breaker.is_open:
+                self._trouble.tell(detail)
             raise BackendUnavailableError(f"history: {detail}") from error
-
-
-_redis_errors: Final = _RedisErrors()

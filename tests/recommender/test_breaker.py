@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,22 @@ def test_while_one_call_tries_the_others_are_refused():
     clock.now = 10
     with breaker, pytest.raises(BackendUnavailableError, match="part: failed 1 times"), breaker:
         pass
+
+
+def test_a_caller_that_goes_away_says_nothing_and_an_answer_about_its_key_says_all_is_well():
+    breaker = CircuitBreaker(
+        "part", threshold=2, open_seconds=10, is_answer=lambda error: isinstance(error, KeyError)
+    )
+    assert let_through(breaker, succeeds=False)
+    with pytest.raises(asyncio.CancelledError), breaker:
+        raise asyncio.CancelledError
+    assert not breaker.is_open
+    with pytest.raises(KeyError), breaker:
+        raise KeyError
+    assert let_through(breaker, succeeds=False)
+    assert not breaker.is_open
+    assert let_through(breaker, succeeds=False)
+    assert breaker.is_open
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 3))))
