@@ -37,6 +37,11 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[MethodH
 # Never limited, measured or logged: a server under load still answers for its health.
 _EXEMPT = ("/grpc.health.", "/grpc.reflection.")
 
+# The caller hangs up when its own deadline passes. That told here is a little later: it is rounded
+# up, by as much as a percent, and counts from its arrival.
+_EARLIER_SHARE = 0.02
+_EARLIER_SECONDS = 0.002
+
 
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary method of our own services.
@@ -164,8 +169,8 @@ class _Method:
                 call.step = self._tracing.begin(self._path, context.invocation_metadata())
             response = await self._handler(self._parsed(request), context)
         except asyncio.CancelledError:
-            # The caller went away or its deadline passed; there is nobody to answer.
-            self._finish("CANCELLED", call)
+            # There is nobody to answer: the caller went away, or its deadline passed.
+            self._finish("DEADLINE_EXCEEDED" if call.is_out_of_time() else "CANCELLED", call)
             raise
         except grpc.aio.AbortError:
             self._finish("ABORTED", call)
@@ -213,26 +218,28 @@ class _Method:
             # The text of an unforeseen exception is for us, not for callers.
             logger.error("%s failed", self._path, exc_info=error, extra=_names_of(call))
             code, message = grpc.StatusCode.INTERNAL, "internal error; see the server's log"
-        self._finish(code.name, call)
+        # Which part is away is for the log too; other texts may quote a request.
+        why = message if code is grpc.StatusCode.UNAVAILABLE else ""
+        self._finish(code.name, call, why)
         await call.context.abort(code, message)
 
-    def _finish(self, code: str, call: _Call) -> None:
+    def _finish(self, code: str, call: _Call, why: str = "") -> None:
         seconds = time.perf_counter() - call.started
         self._metrics.observe(code, seconds)
         if self._limit is not None:
             if code == "OK":
                 self._limit.answered(seconds)
             self._limit.record(seconds, call.deadline_seconds, self._in_flight)
-        self._log(code, seconds, call)
+        self._log(code, seconds, call, why)
         if call.step is not None:
             call.step.end_call(code)
 
-    def _log(self, code: str, seconds: float, call: _Call) -> None:
+    def _log(self, code: str, seconds: float, call: _Call, why: str) -> None:
         notable = code != "OK" or seconds >= self._slow_call_seconds
         level = logging.INFO if notable else logging.DEBUG
         if logger.isEnabledFor(level):
-            text = "%s %s %.1f ms"
-            logger.log(level, text, self._path, code, seconds * 1000, extra=_names_of(call))
+            text, why = "%s %s %.1f ms%s", why and f": {why}"
+            logger.log(level, text, self._path, code, seconds * 1000, why, extra=_names_of(call))
 
 
 @dataclass(slots=True)
@@ -245,6 +252,13 @@ class _Call:
     context: Context
     step: Step | None = None
     """Where the call is traced."""
+
+    def is_out_of_time(self) -> bool:
+        """Answer whether the caller's deadline has passed, as the caller counts."""
+        if self.deadline_seconds is None:
+            return False
+        callers = self.deadline_seconds * (1 - _EARLIER_SHARE) - _EARLIER_SECONDS
+        return time.perf_counter() - self.started >= callers
 
 
 def _names_of(call: _Call) -> dict[str, str | bytes | None]:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import logging
 import os
+import re
 import time
 import urllib.request
 
@@ -208,15 +210,40 @@ async def test_a_call_with_less_time_than_any_has_taken_lately_is_not_begun():
     assert registry.get_sample_value("recsys_rpc_shed_total", labels) == 1
 
 
-async def test_a_caller_that_goes_away_is_counted():
+async def test_a_caller_that_goes_away_and_one_whose_deadline_passes_are_told_apart():
     servicer = Servicer()
     servicer.release.clear()
     registry = new_registry()
     async with serving(servicer, registry) as running, calling(running) as (stub, _):
+        left = stub.GetHistory(pb2.GetHistoryRequest(), timeout=30)
+        await servicer.entered.wait()
+        left.cancel()
         with pytest.raises(grpc.aio.AioRpcError):
-            await stub.GetHistory(pb2.GetHistoryRequest(), timeout=0.05)
-    labels = {"service": SERVICE, "method": "GetHistory", "code": "CANCELLED"}
-    assert registry.get_sample_value("recsys_rpc_duration_seconds_count", labels) == 1
+            await stub.GetHistory(pb2.GetHistoryRequest(), timeout=0.5)
+        servicer.entered.clear()
+        left = stub.GetHistory(pb2.GetHistoryRequest())
+        await servicer.entered.wait()
+        left.cancel()
+    labels = {"service": SERVICE, "method": "GetHistory"}
+    for code, calls in (("CANCELLED", 2), ("DEADLINE_EXCEEDED", 1)):
+        count = registry.get_sample_value(
+            "recsys_rpc_duration_seconds_count", {**labels, "code": code}
+        )
+        assert count == calls
+    assert registry.get_sample_value("recsys_rpc_deadline_exceeded_total", labels) == 1
+
+
+async def test_which_part_is_away_is_logged_and_what_a_request_held_is_not(caplog):
+    caplog.set_level(logging.INFO, "service_runtime.interceptor")
+    servicer = Servicer()
+    async with serving(servicer) as running, calling(running) as (stub, _):
+        for kind in (errors.BackendUnavailableError, errors.InvalidRequestError):
+            servicer.error = kind("the text")
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.GetHistory(pb2.GetHistoryRequest())
+    away, invalid = (line for line in caplog.messages if "GetHistory" in line)
+    assert re.search(r" UNAVAILABLE \d+\.\d ms: the text$", away)
+    assert re.search(r" INVALID_ARGUMENT \d+\.\d ms$", invalid)
 
 
 async def test_the_budget_is_the_callers_deadline_less_the_reserve():
