@@ -61,7 +61,8 @@ def start_supervisor(directory: Path, *, free_ports: bool = False) -> None:
             start_new_session=True,
         )
     try:
-        _await(lambda: _pid_file(directory).exists(), process, log)
+        # Not that the file is there: a stack that was killed leaves its own behind.
+        _await(lambda: running_pid(directory) == process.pid, process, log)
     except BaseException:
         process.terminate()
         process.wait(_STOP_SECONDS)

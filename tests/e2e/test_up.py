@@ -14,7 +14,9 @@ from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
 from local_stack import __main__ as command_line
+from local_stack.errors import StackError
 from local_stack.stack import Address, read_address
+from local_stack.supervisor import start_supervisor
 from releases.errors import StoreError
 from releases.store import ReleaseStore
 from tests.support.processes import MARK, marked_processes, new_mark
@@ -77,6 +79,13 @@ def until(condition, seconds=30):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_the_pid_file_of_a_stack_that_was_killed_is_taken_for_no_stack(monkeypatch, tmp_path):
+    (tmp_path / "supervisor.pid").write_text(str(os.getpid()))  # the pid is used again
+    monkeypatch.setattr(sys, "executable", "false")  # what is started ends at once
+    with pytest.raises(StackError, match="the stack ended; see "):
+        start_supervisor(tmp_path)
 
 
 def test_a_store_that_cannot_be_read_is_one_line(monkeypatch, tmp_path):
