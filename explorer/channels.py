@@ -47,11 +47,13 @@ def read_tls(settings: ExplorerSettings) -> Tls | None:
     if (certificate is None) != (key is None):
         raise StartupError("EXPLORER_TLS_CERT_FILE and EXPLORER_TLS_KEY_FILE: one needs the other")
     try:
+        # First, and not by OpenSSL, which names no file that it cannot read.
+        pem = [_bytes(file) for file in (ca, key, certificate)]
         context = ssl.create_default_context()
         context.load_verify_locations(ca)
         if certificate is not None:
             context.load_cert_chain(certificate, key)
-        credentials = grpc.ssl_channel_credentials(_bytes(ca), _bytes(key), _bytes(certificate))
+        credentials = grpc.ssl_channel_credentials(*pem)
     except ssl.SSLError as error:
         raise StartupError(f"EXPLORER_TLS_*_FILE: {error.reason or error}") from error
     except OSError as error:

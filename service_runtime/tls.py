@@ -63,6 +63,13 @@ class TlsFiles:
         except ssl.SSLError as error:
             names = ", ".join(map(str, self._all()))
             raise _UnusableError(f"{names}: {error.reason or error}") from error
+        except OSError:
+            self._contents()  # says which file it is; OpenSSL does not
+            raise
+        # Only now: read before the check, they could be half of a replacement that it did not see.
+        return self._contents()
+
+    def _contents(self) -> _Pem:
         return _Pem(*(b"" if f is None else f.read_bytes() for f in self._in_order()))
 
     def _in_order(self) -> tuple[Path | None, ...]:

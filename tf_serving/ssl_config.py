@@ -21,6 +21,8 @@ def write(certificate: Path, key: Path, client_ca: Path | None, into: Path) -> N
 
     Raises OSError; ssl.SSLError where certificate and key do not belong together.
     """
+    for each in filter(None, (certificate, key, client_ca)):
+        each.read_bytes()  # which names one that cannot be read; OpenSSL does not
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     if client_ca is not None:

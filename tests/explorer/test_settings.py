@@ -72,7 +72,7 @@ def test_certificates_that_cannot_be_used_are_refused(tmp_path):
     broken.write_text("no certificate")
     for settings, message in (
         (ExplorerSettings(tls_ca_file=broken), r"EXPLORER_TLS_\*_FILE"),
-        (ExplorerSettings(tls_ca_file=tmp_path / "none"), r"EXPLORER_TLS_\*_FILE: .*No such file"),
+        (ExplorerSettings(tls_ca_file=tmp_path / "none"), r"EXPLORER_TLS_\*_FILE: .*none: No such"),
         (ExplorerSettings(tls_cert_file=broken), "EXPLORER_TLS_CA_FILE"),
         (ExplorerSettings(tls_ca_file=broken, tls_key_file=broken), "one needs the other"),
     ):

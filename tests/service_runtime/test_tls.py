@@ -148,6 +148,7 @@ def test_a_caller_hears_of_new_files(caller_files, ca):
     ("spoil", "message"),
     [
         (lambda files: files.key.unlink(), "tls.key: No such file"),
+        (lambda files: (files.key.unlink(), files.key.mkdir()), "tls.key: Is a directory"),
         (lambda files: files.certificate.write_text("nothing"), "TEST_SERVER_TLS_.*tls.crt"),
     ],
 )

@@ -49,4 +49,4 @@ def test_what_does_not_belong_together_is_refused(files, tmp_path):
     assert "KEY_VALUES_MISMATCH" in done.stderr
     done = run("--cert", tmp_path / "none.pem", "--key", files.key, "--out", out)
     assert done.returncode == 1
-    assert "No such file" in done.stderr
+    assert done.stderr.endswith("none.pem: No such file or directory\n")
