@@ -157,9 +157,7 @@ class ReleaseTracker:
     ) -> None:
         try:
             async with asyncio.timeout(_PROOF_SECONDS):
-                await self._try_to_prove(
-                    release, models.pick(release), indexes.pick(release), indexes.taken_down
-                )
+                await self._try_to_prove(release, models.pick(release), indexes.pick(release))
         except (CallError, TimeoutError) as error:
             self._report_obstacle(release, str(error) or "no answer in time")
             await asyncio.sleep(_RETRY_SECONDS)
@@ -168,17 +166,15 @@ class ReleaseTracker:
             self._changed.set()
 
     async def _try_to_prove(
-        self,
-        release: int,
-        model: UserTower | None,
-        index: Retriever | None,
-        taken_down: Int64s,
+        self, release: int, model: UserTower | None, index: Retriever | None
     ) -> None:
         if model is None or index is None:
             return
         goldens = await index.golden_histories(release, _PROOF_SECONDS)
         answers = await _replay(release, goldens, model, index)
         popular = await index.popular(release, _PROOF_SECONDS)
+        # Of this server and after its answers: what was taken down meanwhile is missing in them.
+        taken_down = (await index.status(_PROOF_SECONDS)).taken_down
         if reason := _objection(goldens, answers, taken_down):
             logger.error("release %d: refused: %s", release, reason)
             self._refused.add(release)

@@ -1,8 +1,11 @@
 """Taken-down articles are in no POPULAR answer, which no index is asked for."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from recsys.faiss.v1 import faiss_service_pb2 as faiss_pb2
 
 from recommender.backends import GoldenHistory
 from recommender.domain import Ranking
@@ -51,6 +54,28 @@ async def test_what_a_faiss_server_says_is_taken_down_is_not_popular_until_it_is
         return await popular(asked, user_id="new", limit=5) == listed
 
     await asked.until(is_back)
+
+
+@dataclass
+class TakingDown(ScriptedFaiss):
+    """Of each search the best five are taken down just before."""
+
+    async def Search(self, request, context):  # noqa: N802 - the contract's name
+        response = await super().Search(request, context)
+        ids = np.frombuffer(response.ids, "<i8").reshape(len(response.counts), -1)
+        self.take_down(*ids[:, :5].ravel())
+        left = ids[:, 5:]
+        return faiss_pb2.SearchResponse(
+            release=response.release,
+            counts=[left.shape[1]] * len(left),
+            ids=left.tobytes(),
+            scores=np.zeros(left.size, "<f4").tobytes(),
+        )
+
+
+async def test_what_is_taken_down_during_a_proof_refuses_no_release(start_recommender):
+    asked = await start_recommender(models=[ScriptedModel()], faiss=[TakingDown()], poll_seconds=60)
+    await asked.until_serving()
 
 
 def test_a_pair_is_proven_by_what_is_not_taken_down():
