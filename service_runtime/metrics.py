@@ -167,7 +167,8 @@ def metrics_endpoint(host: str, port: int, registry: CollectorRegistry) -> Itera
     Raises StartupError when the port is taken.
     """
     try:
-        server = make_server(host, port, make_wsgi_app(registry), _Threads, _Silent)
+        kind = _OverIpv6 if ":" in host else _Threads
+        server = make_server(host, port, make_wsgi_app(registry), kind, _Silent)
     except OSError as error:
         raise StartupError(
             f"metrics port {port} on {host}: {error.strerror}; choose another METRICS_PORT"
@@ -196,6 +197,10 @@ class _Threads(ThreadingMixIn, WSGIServer):
     """A slow reader does not hold up the next."""
 
     daemon_threads = True
+
+
+class _OverIpv6(_Threads):
+    address_family = socket.AF_INET6
 
 
 class _Silent(WSGIRequestHandler):

@@ -232,7 +232,7 @@ def _options(settings: ServerSettings, *, shares_port: bool) -> tuple[tuple[str,
 
 
 def _bind(server: grpc.aio.Server, settings: ServerSettings, port: int) -> int:
-    address = f"{settings.host}:{port}"
+    address = settings.address(port)
     credentials = server_credentials(settings)
     try:
         if credentials is not None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -88,6 +88,15 @@ class ServerSettings(BaseSettings):
     drain_seconds: Seconds = Field(
         default=10.0, description="How long calls in flight may go on after the notice."
     )
+
+    @field_validator("host")
+    @classmethod
+    def _without_brackets(cls, value: str) -> str:
+        return value.strip("[]")
+
+    def address(self, port: int) -> str:
+        """Answer `host:port` to listen on, an IPv6 address in brackets."""
+        return f"[{self.host}]:{port}" if ":" in self.host else f"{self.host}:{port}"
 
     @property
     def service_name(self) -> str:

@@ -206,7 +206,7 @@ def _join(settings: ServerSettings, process: SpawnProcess) -> None:
 @contextmanager
 def _reserved(settings: ServerSettings) -> Iterator[int]:
     """Hold the port for the workers, and answer it; raises StartupError where it is taken."""
-    host = settings.host.strip("[]")
+    host = settings.host
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -220,7 +220,7 @@ def _reserved(settings: ServerSettings) -> Iterator[int]:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind((host, port))  # and not listen: no connection comes here
     except OSError as error:
-        raise taken_address(f"{settings.host}:{settings.port}") from error
+        raise taken_address(settings.address(settings.port)) from error
     with held:
         yield port
 

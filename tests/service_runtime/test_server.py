@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import re
+import socket
 import time
 import urllib.request
 
@@ -19,7 +20,8 @@ from service_runtime import errors
 from service_runtime.deadlines import Deadline
 from service_runtime.metrics import new_registry
 from service_runtime.status_codes import translated_errors
-from tests.support.servers import SERVICE, calling, serving
+from service_runtime.workers import _reserved
+from tests.support.servers import SERVICE, Settings, calling, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -274,6 +276,33 @@ async def test_metrics_are_on_their_own_port():
         url = f"http://127.0.0.1:{running.metrics_port}/metrics"
         text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
     assert 'recsys_rpc_duration_seconds_count{code="OK",method="GetHistory"' in text
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "[::1]", "::"])
+async def test_it_listens_on_an_ipv6_address(host):
+    async with (
+        serving(Servicer(), host=host) as running,
+        grpc.aio.insecure_channel(f"[::1]:{running.port}") as channel,
+    ):
+        stub = pb2_grpc.RecommenderServiceStub(channel)
+        await stub.GetHistory(pb2.GetHistoryRequest(), timeout=5)
+        url = f"http://[::1]:{running.metrics_port}/metrics"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        assert "recsys_rpc_duration_seconds_count" in text
+        with pytest.raises(errors.StartupError, match=rf"\[::1?\]:{running.port}.*in use"):
+            async with serving(Servicer(), host=host, port=running.port):
+                pass
+    with _reserved(Settings(host=host, port=0, metrics_port=0)) as port:
+        assert port
 
 
 async def test_a_port_in_use_is_named():
