@@ -138,7 +138,8 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
 
     `backends_of` answers how many backends share a key's batches.
     What happens to one caller happens to it alone: its deadline and its cancellation end its wait
-    and nothing else, and a batch that is refused for what it contains goes out again one by one.
+    and nothing else. Of a batch that is refused for what it contains each item goes out again by
+    itself.
     """
 
     def __init__(
@@ -255,22 +256,23 @@ class Coalescer(Generic[KeyT, ItemT, AnswerT]):
             if len(batch.items) == 1:
                 batch.answer([error])
             else:
-                await self._one_by_one(batch)
+                await self._each_alone(batch)
         except Exception as error:  # noqa: BLE001 - each caller's last line of defence logs it
             batch.fail(error)
         else:
             self._window.landed(time.perf_counter() - started)
             batch.answer(answers)
 
-    async def _one_by_one(self, batch: Batch[KeyT, ItemT, AnswerT]) -> None:
-        """Find out whose item it is that is refused."""
-        answers: list[AnswerT | CallError] = []
-        for item, deadline in zip(batch.items, batch.deadlines, strict=True):
-            try:
-                answers += await self._send(batch.key, [item], [deadline])
-            except CallError as error:
-                answers.append(error)
-        batch.answer(answers)
+    async def _each_alone(self, batch: Batch[KeyT, ItemT, AnswerT]) -> None:
+        """Find out whose item it is that is refused; at once, since they have waited already."""
+        rows = zip(batch.items, batch.deadlines, strict=True)
+        batch.answer(await asyncio.gather(*(self._answered(batch.key, *row) for row in rows)))
+
+    async def _answered(self, key: KeyT, item: ItemT, deadline: Deadline) -> AnswerT | CallError:
+        try:
+            return await self._ask_alone(key, item, deadline)
+        except CallError as error:
+            return error
 
 
 def _run_out(future: "asyncio.Future[AnswerT]") -> None:

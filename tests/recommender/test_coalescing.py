@@ -218,6 +218,17 @@ async def test_a_bad_item_is_found_out_and_fails_alone(backend):
     assert backend.batches == [("k", [1, "bad", 3]), ("k", [1]), ("k", ["bad"]), ("k", [3])]
 
 
+async def test_the_items_of_a_refused_batch_do_not_wait_for_each_other(backend):
+    tasks = asking(Coalescer(backend.send, 8), "k", 1, "bad", 3)
+    await backend.until_sent(1)
+    backend.go_on.set()
+    backend.go_on.clear()
+    await backend.until_sent(4)  # though none of the three is answered
+    backend.go_on.set()
+    answers = await outcomes(tasks)
+    assert (answers[0], type(answers[1]), answers[2]) == ("k:1", InvalidRequestError, "k:3")
+
+
 async def test_an_error_of_one_row_is_that_rows(backend):
     backend.go_on.set()
     answers = await outcomes(asking(Coalescer(backend.send, 8), "k", "gone", 2))
