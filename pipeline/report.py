@@ -60,6 +60,8 @@ def _data_details(result: RunResult) -> dict[str, int]:
     return {
         "events": result.collected.event_count,
         "duplicates_dropped": result.collected.duplicates_dropped,
+        "unusable_dropped": result.collected.unusable_dropped,
+        "future_dropped": result.collected.future_dropped,
         "users": result.collected.user_count,
         "articles": result.collected.article_count,
         "articles_learnt": result.prepared.article_count,

@@ -41,7 +41,8 @@ def collect_from_bigquery(
     """
     with _told(place), _client(place) as client:
         log = _Log(client, options, place, names)
-        log.run(sql.CREATE_VIEWS.format(views=log.views))
+        for statement in (sql.CREATE_VIEWS, sql.ADD_LOG_DAY):
+            log.run(statement.format(views=log.views))
         read = log.update_views(window)
         since, until, most = window.since or 0, window.until, options.max_user_views
         (row,) = log.run(sql.summary(log.views, since, until, most))
@@ -74,14 +75,16 @@ class _Log:
 
     def update_views(self, window: Window) -> Read:
         """Read the days since the watermark, its look-back included, and merge them."""
-        (row,) = self.run(sql.watermark(self.views))
+        today = datetime.fromtimestamp(window.until, UTC).date()
+        (row,) = self.run(sql.watermark(self.views, today))
         extraction = sql.extract_firebase(
             _quoted(self._place.project, self._place.source),
             self._names.event,
             self._names.article,
             self._names.region,
+            sql.TABLE_DAY,
         )
-        fresh = extraction + self._days(row[0], window)
+        fresh = extraction + self._days(row[0], window, today)
         ((rows, bad, earliest),) = self.run(sql.counts(fresh))
         if not rows:
             return Read()
@@ -103,16 +106,15 @@ class _Log:
         self.bytes_processed += int(job.total_bytes_processed or 0)
         return job
 
-    def _days(self, newest: date | None, window: Window) -> str:
+    def _days(self, newest: date | None, window: Window, today: date) -> str:
         """Name the daily tables to read; all others cost nothing."""
-        last = datetime.fromtimestamp(window.until, UTC).date()
         if newest is not None:
             first = newest - timedelta(days=self._options.look_back_days)
         elif window.since is not None:
             first = datetime.fromtimestamp(window.since, UTC).date()
         else:
             first = date.min.replace(year=1970)
-        return f"    AND _TABLE_SUFFIX BETWEEN '{first:%Y%m%d}' AND '{last:%Y%m%d}'\n"
+        return f"    AND _TABLE_SUFFIX BETWEEN '{first:%Y%m%d}' AND '{today:%Y%m%d}'\n"
 
 
 def _export(url: str, query: str) -> str:

@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 VIEWS: Final = "views"
-_LATEST_SECOND: Final = 253_402_300_799  # 9999-12-31; a time in milliseconds is beyond it
 _MOST_USER_ID_BYTES: Final = 256  # the recommender takes no longer ones
 _SHOWN_CHARACTERS: Final = 60
 _DAILY: Final = re.compile(r".*?(\d{8})(?:\.[A-Za-z]+)+")
@@ -98,15 +97,17 @@ def update_views(
     folder: Path,
     look_back_days: int,
     names: FirebaseNames,
+    today: date,
 ) -> Read:
     """Bring the table of views up to date, in one transaction.
 
-    Reads the files of the newest day that there are views of, of `look_back_days` before it, and
-    of all days after it: views of a day go on arriving for a while. A file that changes later than
-    that is not looked at again.
+    Reads the files of the newest day up to `today` that views came with, of `look_back_days` before
+    it, and of all days after it: views of a day go on arriving for a while. A file that changes
+    later than that is not looked at again.
     """
-    connection.execute(sql.for_duckdb(sql.CREATE_VIEWS.format(views=VIEWS)))
-    newest = connection.execute(sql.for_duckdb(sql.watermark(VIEWS))).fetchone()
+    for statement in (sql.CREATE_VIEWS, sql.ADD_LOG_DAY):
+        connection.execute(sql.for_duckdb(statement.format(views=VIEWS)))
+    newest = connection.execute(sql.for_duckdb(sql.watermark(VIEWS, today))).fetchone()
     files = daily_files(folder)
     if newest and newest[0]:
         earliest = newest[0] - timedelta(days=look_back_days)
@@ -116,7 +117,7 @@ def update_views(
         read = Read()
         for file in files:
             with reading_with(file.path, EventsError):
-                read += read_file(connection, file.path, names)
+                read += read_file(connection, file.path, names, file.day)
         connection.commit()
     except BaseException:
         connection.rollback()
@@ -124,13 +125,17 @@ def update_views(
     return read
 
 
-def read_file(connection: duckdb.DuckDBPyConnection, path: Path, names: FirebaseNames) -> Read:
-    """Add the views of one file to the table of views, which is there.
+def read_file(
+    connection: duckdb.DuckDBPyConnection, path: Path, names: FirebaseNames, day: date | None = None
+) -> Read:
+    """Add the views of one file, a daily one's of its `day`, to the table of views, which is there.
 
-    Raises EventsError with the line of the first wrong value; in a log of Firebase's, which holds
-    many kinds of events, what is no view of an article is passed over and counted.
+    Raises EventsError with the line of the first wrong value. Passed over and counted are views of
+    clocks that are ahead of `day`, and what is no view of an article in a log of Firebase's, which
+    holds many kinds of events.
     """
     table = open_table(path, EventsError, ())
+    log_day = sql.day_of_a_file(day)
     if set(table.columns) >= _FIREBASE_COLUMNS:
         if not table.is_parquet:
             raise EventsError(f"{path}: nested events can only be read from Parquet")
@@ -138,12 +143,13 @@ def read_file(connection: duckdb.DuckDBPyConnection, path: Path, names: Firebase
         connection.execute(
             f"CREATE OR REPLACE TEMP VIEW log AS SELECT * FROM read_parquet('{quoted}')"  # noqa: S608 - quoted
         )
-        fresh = sql.extract_firebase("log", names.event, names.article, names.region)
+        fresh = sql.extract_firebase("log", names.event, names.article, names.region, log_day)
     else:
         table = open_table(path, EventsError, _COLUMNS)
         _parse(connection, table)
         _refuse_bad_values(connection, table)
-        fresh = "SELECT user_id, article_id, region AS region_id, viewed_at, place FROM parsed"
+        columns = "user_id, article_id, region AS region_id, viewed_at, place"
+        fresh = f"SELECT {columns}, {log_day} AS log_day FROM parsed"  # noqa: S608 - fixed names and a date
     return _merge(connection, fresh, path.stat().st_size)
 
 
@@ -188,7 +194,7 @@ def _refuse_bad_values(connection: duckdb.DuckDBPyConnection, table: Table) -> N
             OR viewed_at IS NULL OR viewed_at NOT BETWEEN 0 AND ?
         ORDER BY place LIMIT 1
         """,
-        [_MOST_USER_ID_BYTES, _LATEST_SECOND],
+        [_MOST_USER_ID_BYTES, sql.LATEST_SECOND],
     ).fetchone()
     if bad is None:
         return

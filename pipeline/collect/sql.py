@@ -10,10 +10,14 @@ from typing import Final
 import sqlglot
 
 __all__ = [
+    "ADD_LOG_DAY",
     "CREATE_VIEWS",
+    "LATEST_SECOND",
+    "TABLE_DAY",
     "WEIGHT_UNITS",
     "article_views",
     "counts",
+    "day_of_a_file",
     "extract_firebase",
     "for_duckdb",
     "histories",
@@ -29,10 +33,27 @@ CREATE TABLE IF NOT EXISTS {views} (
     region_id INT64 NOT NULL,
     viewed_at INT64 NOT NULL,
     place INT64 NOT NULL,
-    day DATE NOT NULL
+    day DATE NOT NULL,
+    log_day DATE
 ) PARTITION BY day CLUSTER BY user_id
 """
-"""`place` orders views of the same second; `day` is that of the view in UTC."""
+"""`place` orders views of the same second; `day` is that of the view in UTC, `log_day` that of the
+daily file or table which it came with."""
+
+ADD_LOG_DAY: Final = "ALTER TABLE {views} ADD COLUMN IF NOT EXISTS log_day DATE"
+"""Of a table that was made without; its log is read anew once, which adds nothing twice."""
+
+LATEST_SECOND: Final = 253_402_300_799
+"""9999-12-31; a time in milliseconds is beyond it."""
+
+TABLE_DAY: Final = "PARSE_DATE('%Y%m%d', LEFT(_TABLE_SUFFIX, 8))"
+"""The `log_day` of what comes out of a daily table."""
+
+_DAYS_AHEAD: Final = 2  # time zones, and clocks that are a little fast
+
+# A table of no day gives no `log_day`. Where a value is missing this is NULL, which is not true.
+_USABLE: Final = f"""user_id IS NOT NULL AND article_id >= 0 AND viewed_at BETWEEN 0 AND
+        COALESCE((UNIX_DATE(log_day) + {_DAYS_AHEAD + 1}) * 86400 - 1, {LATEST_SECOND})"""
 
 WEIGHT_UNITS: Final = 1 << 20
 """What a view that has just come weighs."""
@@ -49,15 +70,25 @@ def for_duckdb(text: str) -> str:
     return str(statement.sql(dialect="duckdb"))
 
 
-def watermark(views: str) -> str:
-    """Ask for the newest day that there are views of: no second record that could disagree."""
-    return f"SELECT MAX(day) AS newest FROM {views}"  # noqa: S608 - a quoted name
+def watermark(views: str, today: date) -> str:
+    """Ask for the newest day of the log that views came with: no second record that could disagree.
+
+    The views' own days are those of the users' clocks, and so no measure of what was read. A day
+    after `today`, of a file that is named wrongly, is none either.
+    """
+    return f"SELECT MAX(log_day) AS newest FROM {views} WHERE log_day <= DATE '{today}'"  # noqa: S608 - a quoted name
 
 
-def extract_firebase(source: str, event_name: str, article: str, region: str) -> str:
+def day_of_a_file(day: date | None) -> str:
+    """Write the `log_day` of what comes out of a file; None: it is of no day."""
+    return "CAST(NULL AS DATE)" if day is None else f"DATE '{day}'"
+
+
+def extract_firebase(source: str, event_name: str, article: str, region: str, log_day: str) -> str:
     """Read views out of a table as Firebase exports it: nested parameters, one row an event.
 
     An article that is not a whole number of 0 or more gives NULL, a region that is not gives -1.
+    `log_day` is an expression: TABLE_DAY, or a `day_of_a_file`.
     """
     number = (
         "(SELECT COALESCE(param.value.int_value, SAFE_CAST(param.value.string_value AS INT64)) "
@@ -69,7 +100,8 @@ SELECT
     {number.format(article)} AS article_id,
     GREATEST(COALESCE({number.format(region)}, -1), -1) AS region_id,
     DIV(event_timestamp, 1000000) AS viewed_at,
-    event_timestamp AS place
+    event_timestamp AS place,
+    {log_day} AS log_day
 FROM {source}
 WHERE event_name = '{event_name}'
 """  # noqa: S608 - names out of the settings, which are checked
@@ -84,24 +116,29 @@ def merge(views: str, fresh: str, earliest: date) -> str:
 MERGE INTO {views} AS kept
 USING (
     SELECT user_id, article_id, viewed_at, MAX(region_id) AS region_id, MIN(place) AS place,
-        DATE(TIMESTAMP_SECONDS(viewed_at)) AS day
+        DATE(TIMESTAMP_SECONDS(viewed_at)) AS day, MAX(log_day) AS log_day
     FROM ({fresh}) AS extracted
-    WHERE user_id IS NOT NULL AND article_id >= 0
+    WHERE {_USABLE}
     GROUP BY user_id, article_id, viewed_at
 ) AS fresh
 ON kept.user_id = fresh.user_id AND kept.article_id = fresh.article_id
     AND kept.viewed_at = fresh.viewed_at AND kept.day >= DATE '{earliest:%Y-%m-%d}'
-WHEN NOT MATCHED THEN INSERT (user_id, article_id, region_id, viewed_at, place, day)
+WHEN NOT MATCHED THEN INSERT
+    (user_id, article_id, region_id, viewed_at, place, day, log_day)
     VALUES (fresh.user_id, fresh.article_id, fresh.region_id, fresh.viewed_at, fresh.place,
-        fresh.day)
+        fresh.day, fresh.log_day)
 """  # noqa: S608 - see above
 
 
 def counts(fresh: str) -> str:
-    """Count the events of an extraction, and those that say too little to be a view."""
+    """Count the events of an extraction, and those that are no usable view.
+
+    These lack a user or an article, or claim to come more than two days after the day of the log
+    that they came with.
+    """
     return f"""
-SELECT COUNT(*) AS events, COUNTIF(user_id IS NULL OR article_id IS NULL OR article_id < 0) AS bad,
-    MIN(viewed_at) AS earliest
+SELECT COUNT(*) AS events, COUNT(*) - COUNTIF({_USABLE}) AS bad,
+    MIN(CASE WHEN {_USABLE} THEN viewed_at END) AS earliest
 FROM ({fresh}) AS extracted
 """  # noqa: S608 - see above
 

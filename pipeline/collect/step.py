@@ -1,7 +1,9 @@
 """Collecting: bring the views up to date, then write the histories of a window of time."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +36,9 @@ def collect(
 
     A file is `user_id,item_id,timestamp[,region_id]` as CSV or Parquet (gzip too), `timestamp` in
     unix seconds or ISO 8601; or Parquet as Firebase exports it. Of a folder only new days are
-    read: the views so far are kept in `options.views`. Raises EventsError or ItemsError with the
-    line of the first wrong value, and SourceError.
+    read: the views so far are kept in `options.views`. Where there is nothing new, a line on stderr
+    says so. Raises EventsError or ItemsError with the line of the first wrong value, and
+    SourceError.
     """
     directory.mkdir(parents=True, exist_ok=True)
     names = FirebaseNames(options.event_name, options.article_param, options.region_param)
@@ -51,6 +54,10 @@ def collect(
         outcome, source = _from_files(options, names, window, directory, events), str(events)
     if not outcome.views:
         raise EventsError(f"{source}: {_emptiness(outcome, window)}")
+    if not outcome.read.added:
+        newest = f"{datetime.fromtimestamp(outcome.last_at, UTC):%Y-%m-%d %H:%M} UTC"
+        told = f"nothing new was read from {source}; the newest view is of {newest}"
+        print(f"collect: {told}", file=sys.stderr)
     if items is not None:
         collect_items(items, directory)
     return outcome.collected(directory, has_items=items is not None)
@@ -72,7 +79,8 @@ def _from_files(
     if events.is_dir():
         kept = options.views or events.with_name(f"{events.name}.views.duckdb")
         with _connection(str(kept), directory) as connection:
-            read = update_views(connection, events, options.look_back_days, names)
+            today = datetime.fromtimestamp(window.until, UTC).date()
+            read = update_views(connection, events, options.look_back_days, names, today)
             return _write(connection, read, options, window, directory)
     with _connection(":memory:", directory) as connection:
         connection.execute(sql.for_duckdb(sql.CREATE_VIEWS.format(views=VIEWS)))

@@ -80,7 +80,7 @@ class FakeBigQuery:
         return {
             "bytes": scanned,
             "schema": [] if is_dml else [(c[0], _TYPES.get(str(c[1]), "STRING")) for c in columns],
-            "rows": [] if is_dml or text.lstrip().startswith("CREATE") else rows,
+            "rows": [] if is_dml or text.lstrip().startswith(("CREATE", "ALTER")) else rows,
             "dml": rows[0][0] if is_dml else None,
         }
 

@@ -18,13 +18,13 @@ from tests.support.collecting import EVERYTHING, collect, rows_of_histories
 from tests.support.firebase import write_firebase
 
 VIEWS = "`shop.recsys.views`"
+EXTRACTED = sql.extract_firebase("`shop.a.events_*`", "view", "a", "r", sql.TABLE_DAY)
 TEXTS = {
     "create": sql.CREATE_VIEWS.format(views=VIEWS),
-    "watermark": sql.watermark(VIEWS),
-    "counts": sql.counts(sql.extract_firebase("`shop.a.events_*`", "view", "article", "region")),
-    "merge": sql.merge(
-        VIEWS, sql.extract_firebase("`shop.a.events_*`", "view", "a", "r"), date(2026, 11, 1)
-    ),
+    "add_log_day": sql.ADD_LOG_DAY.format(views=VIEWS),
+    "watermark": sql.watermark(VIEWS, date(2026, 11, 26)),
+    "counts": sql.counts(EXTRACTED),
+    "merge": sql.merge(VIEWS, EXTRACTED, date(2026, 11, 1)),
     "histories": sql.histories(VIEWS, 0, 10, 5),
     "article_views": sql.article_views(VIEWS, 0, 10, 9, 1.5),
     "summary": sql.summary(VIEWS, 0, 10, 5),
@@ -109,6 +109,18 @@ def test_a_second_run_scans_the_new_day_and_the_look_back_and_no_more(log, optio
     assert (again.rows_read, again.duplicates_dropped, again.event_count) == (5, 4, 15)
 
 
+def test_a_clock_that_is_ahead_hides_no_later_table(log, options, tmp_path):
+    """Two days after its table a view is one of time zones; later, it is none."""
+    ahead = [("cat", 8, second(10), None), ("dan", 8, second(11, 0), None)]
+    add_day(log, tmp_path, 8, [("ann", 8, second(8), 4), *ahead])
+    first = gather(options, tmp_path / "1", until=second(9, 0))
+    assert (first.unusable_dropped, first.future_dropped, first.event_count) == (1, 1, 15)
+    add_day(log, tmp_path, 9, [("ann", 9, second(9), 4)])
+    no_look_back = replace(options, look_back_days=0)
+    again = gather(no_look_back, tmp_path / "2", until=second(11, 0))
+    assert (again.rows_read, again.event_count) == (4, 17)
+
+
 @pytest.mark.usefixtures("log")
 def test_repeating_a_run_changes_nothing(options, tmp_path):
     first, again = gather(options, tmp_path / "1"), gather(options, tmp_path / "2")
@@ -158,7 +170,9 @@ def test_histories_are_those_of_a_plain_model(tmp_path_factory, first, then, mos
             connection.execute(
                 f"CREATE OR REPLACE TEMP VIEW log AS SELECT * FROM read_parquet('{path}')"
             )
-            fresh = sql.extract_firebase("log", "view_article", "article_id", "region_id")
+            fresh = sql.extract_firebase(
+                "log", "view_article", "article_id", "region_id", sql.day_of_a_file(None)
+            )
             connection.execute(sql.for_duckdb(sql.merge("views", fresh, date(1970, 1, 1))))
         query = sql.for_duckdb(sql.histories("views", since, until, most))
         found = connection.execute(query).fetchall()

@@ -50,9 +50,12 @@ def test_a_second_run_reads_the_new_day_and_the_look_back_and_no_more(log, tmp_p
     assert second_run.event_count == 21
 
 
-def test_repeating_a_run_changes_nothing(log, tmp_path):
+def test_repeating_a_run_changes_nothing_and_says_so(log, tmp_path, capsys):
     first = collect(log, None, tmp_path / "1")
+    assert capsys.readouterr().err == ""
     again = collect(log, None, tmp_path / "2")
+    told = f"collect: nothing new was read from {log}; the newest view is of 2026-11-10 12:00 UTC\n"
+    assert capsys.readouterr().err == told
     assert rows_of_histories(first) == rows_of_histories(again)
     assert again.rows_read < first.rows_read
     assert again.rows_read == again.duplicates_dropped
@@ -78,6 +81,38 @@ def test_an_event_in_the_file_of_another_day_is_the_same_event(log, tmp_path):
     after = collect(log, None, tmp_path / "2")
     assert after.event_count == before.event_count
     assert rows_of_histories(after) == rows_of_histories(before)
+
+
+def test_a_clock_that_is_ahead_hides_no_later_day(log, tmp_path):
+    """Two days after its file a view is one of time zones; later, it is none."""
+    ahead = [("cat", 5, second(13), ""), ("dan", 5, second(14, 0), "")]
+    write_day(log, 11, [("ann", 11, second(11), ""), *ahead])
+    first = collect(log, None, tmp_path / "1")
+    assert (first.event_count, first.unusable_dropped) == (22, 1)
+    assert (first.last_event, first.duplicates_dropped) == (second(13), 0)
+    write_day(log, 12, [("ann", 12, second(12), "")])
+    again = collect(log, None, tmp_path / "2", CollectOptions(look_back_days=0))
+    assert (again.rows_read, again.event_count) == (4, 23)
+
+
+def test_a_file_of_a_day_that_has_not_come_hides_no_other(log, tmp_path):
+    (log / "events_20991231.csv").write_text(f"{HEADER}ann,1,{second(3, 1)},\n")
+    assert collect(log, None, tmp_path / "1").event_count == 21
+    write_day(log, 11, [("ann", 11, second(11), "")])
+    assert collect(log, None, tmp_path / "2").event_count == 22
+
+
+def test_views_that_were_kept_without_the_days_of_their_log_are_read_anew_once(log, tmp_path):
+    first = collect(log, None, tmp_path / "1")
+    with duckdb.connect(str(tmp_path / "log.views.duckdb")) as views:
+        views.execute("ALTER TABLE views DROP COLUMN log_day")
+        views.execute(f"INSERT INTO views VALUES ('cat', 1, -1, {second(30)}, 1, '2026-11-30')")
+    write_day(log, 11, [("ann", 11, second(11), "")])
+    second_run = collect(log, None, tmp_path / "2")
+    assert (second_run.rows_read, second_run.duplicates_dropped) == (21, 20)
+    assert second_run.event_count == first.event_count + 2
+    third = collect(log, None, tmp_path / "3")
+    assert third.rows_read == 5
 
 
 def test_a_bad_line_leaves_the_views_as_they_were(log, tmp_path):

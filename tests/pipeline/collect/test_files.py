@@ -71,7 +71,9 @@ def test_a_view_that_came_after_the_newest_was_asked_for_weighs_no_more_than_it(
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone='UTC'")
         connection.execute(sql.for_duckdb(sql.CREATE_VIEWS.format(views="views")))
-        rows = [f"('ann', {second}, -1, {second}, 0, '1970-01-01')" for second in (5, 7, 86_000)]
+        rows = [
+            f"('ann', {second}, -1, {second}, 0, '1970-01-01', NULL)" for second in (5, 7, 86_000)
+        ]
         connection.execute(f"INSERT INTO views VALUES {', '.join(rows)}")
         query = sql.for_duckdb(sql.article_views("views", 0, 10**6, 7, 2.0))
         weights = [row[3] / WEIGHT_UNITS for row in connection.execute(query).fetchall()]
