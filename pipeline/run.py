@@ -1,5 +1,6 @@
 """All steps on one machine, from events to a published release; a killed run is gone on with."""
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -12,10 +13,11 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from pydantic import TypeAdapter
 
@@ -41,11 +43,14 @@ if TYPE_CHECKING:
 __all__ = ["RunResult", "load_result", "run"]
 
 _STATE_FILE: Final = "run.json"
+_LOCK_FILE: Final = "run.lock"
 _FORMAT: Final = 1
 """Of what steps leave for each other; raised when a step could not read an older one's folder."""
 _OWN_PROCESS: Final = frozenset({"preprocess"})
 """TensorFlow Transform turns tf.keras into Keras 2 for the process that imports it."""
 _AT_ONCE: Final = 2
+_BIGQUERY_STAYS_SECONDS: Final = 3_600
+"""How long what was collected there counts as the same: its tables have no stamp to compare."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +77,40 @@ def run(
 ) -> RunResult:
     """Run every step and publish what the gate lets through.
 
-    Each step has a folder below `workdir`. A run that was killed or failed is gone on with by
-    calling this again with the same options: steps that ended are not run again. After a run that
-    ended, or with other options, everything begins anew. Raises StepError, whose message is
-    `step: cause`; then nothing is published, and what was copied ahead waits, unseen, to be gone
-    on with. When the release is refused the store is as it was.
+    Each step has a folder below `workdir`, which no other run may use meanwhile. A run that was
+    killed or failed is gone on with by calling this again with the same options: steps that ended
+    are not run again, and a line on stderr says so. After a run that ended, with other options or
+    sources, or an hour after a run from BigQuery began, everything begins anew. Raises StepError,
+    whose message is `step: cause`; then nothing is published, and what was copied ahead waits,
+    unseen, to be gone on with. When the release is refused the store is as it was.
     """
     with naming("index"):
         check_index_options(options)
     with naming("window"):
-        state = _State.open(workdir, options)
-    _run_graph(options, state, on_progress)
-    ended = {step: state.folder(step) for step in REQUIRES if has_ended(state.folder(step))}
-    result = load_result(ended, state.seconds)
-    with naming("publish"):
-        state.end()
+        lock = _lock(workdir)
+    with lock:
+        with naming("window"):
+            state = _State.open(workdir, options)
+        _run_graph(options, state, on_progress)
+        ended = {step: state.folder(step) for step in REQUIRES if has_ended(state.folder(step))}
+        result = load_result(ended, state.seconds)
+        with naming("publish"):
+            state.end()
     return result
+
+
+def _lock(workdir: Path) -> BinaryIO:
+    """Keep other runs out of a folder for as long as the file is open: until this process dies."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / _LOCK_FILE).open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise PipelineError(
+            f"{workdir}: another run is at work there; wait for its end, or give another --workdir"
+        ) from None
+    return lock
 
 
 class _State:
@@ -108,14 +131,18 @@ class _State:
             found = json.loads(path.read_bytes())
         except (FileNotFoundError, ValueError):
             found = {}
-        if found.get("options") == fingerprint and not found.get("ended"):
+        before = Window.load(workdir / "window") if has_ended(workdir / "window") else None
+        same = found.get("options") == fingerprint and not found.get("ended")
+        if same and (before is None or _is_up_to_date(options, before)):
+            if before is not None:
+                began = f"{datetime.fromtimestamp(before.until, UTC):%Y-%m-%d %H:%M} UTC"
+                print(f"run: going on with the run of {began} in {workdir}", file=sys.stderr)
             return cls(workdir, fingerprint, found["seconds"])
-        if has_ended(workdir / "window"):
+        if before is not None:
             # Nobody goes on with what the run before may have copied into the store.
-            discard_copy(options.store, Window.load(workdir / "window").release)
+            discard_copy(options.store, before.release)
         for step in REQUIRES:
             shutil.rmtree(workdir / step, ignore_errors=True)
-        workdir.mkdir(parents=True, exist_ok=True)
         state = cls(workdir, fingerprint, {})
         state.options_file.write_bytes(TypeAdapter(RunOptions).dump_json(options, indent=1))
         state._write(ended=False)
@@ -144,6 +171,11 @@ class _State:
         document = {"options": self._options, "ended": ended, "seconds": self.seconds}
         with replacing(self.workdir / _STATE_FILE) as stream:
             stream.write(json.dumps(document, indent=1).encode() + b"\n")
+
+
+def _is_up_to_date(options: RunOptions, before: Window) -> bool:
+    """Tell whether what a run collected may be published: files that changed are seen otherwise."""
+    return options.events is not None or time.time() - before.until < _BIGQUERY_STAYS_SECONDS
 
 
 def _fingerprint(options: RunOptions) -> str:

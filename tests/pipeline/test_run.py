@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -12,9 +13,9 @@ import numpy as np
 import pytest
 
 from pipeline import __main__ as command_line
-from pipeline.errors import StepError
+from pipeline.errors import SourceError, StepError
 from pipeline.exported import ServedTower
-from pipeline.options import RunOptions
+from pipeline.options import BigQueryOptions, CollectOptions, RunOptions
 from pipeline.report import report_run
 from pipeline.run import run
 from releases.layout import (
@@ -135,19 +136,61 @@ def test_a_failing_step_is_named_and_leaves_the_store_as_it_was(tiny_run, tmp_pa
     assert not (tmp_path / "store").exists()
 
 
+def gone_on_with(options, workdir):
+    """Name the steps that a run that fails in `collect` takes over from the run before it."""
+    told = []
+    with pytest.raises(StepError, match=r"^collect: "):
+        run(options, workdir, lambda step, _, message: told.append((step, message)))
+    return [step for step, message in told if message == "done before"]
+
+
 def test_what_an_older_form_of_the_steps_left_is_begun_anew(tmp_path, monkeypatch):
     options = RunOptions(events=tmp_path / "none.csv", items=None, store=str(tmp_path / "store"))
-
-    def steps_gone_on_with():
-        told = []
-        with pytest.raises(StepError, match=r"^collect: .*no such file"):
-            run(options, tmp_path / "work", lambda step, _, message: told.append((step, message)))
-        return [step for step, message in told if message == "done before"]
-
-    assert steps_gone_on_with() == []
-    assert steps_gone_on_with() == ["window"]
+    assert gone_on_with(options, tmp_path / "work") == []
+    assert gone_on_with(options, tmp_path / "work") == ["window"]
     monkeypatch.setattr("pipeline.run._FORMAT", 2)
-    assert steps_gone_on_with() == []
+    assert gone_on_with(options, tmp_path / "work") == []
+
+
+def test_a_run_from_bigquery_is_gone_on_with_for_an_hour(tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise SourceError("away")
+
+    monkeypatch.setattr("pipeline.steps.collect", fail)
+    place = BigQueryOptions(project="p", source="d.e_*", views="d.v", export_url="gs://b/f")
+    files = RunOptions(events=Path(__file__), items=None, store=str(tmp_path / "store"))
+    tables = replace(files, events=None, collect=CollectOptions(bigquery=place))
+    for name, options, an_hour_later in (("files", files, ["window"]), ("tables", tables, [])):
+        workdir = tmp_path / name
+        assert gone_on_with(options, workdir) == []
+        assert capsys.readouterr().err == ""
+        assert gone_on_with(options, workdir) == ["window"]
+        told = capsys.readouterr().err
+        assert told.startswith("run: going on with the run of 20")
+        assert told.endswith(f" UTC in {workdir}\n")
+        record = workdir / "window" / "record.json"
+        window = json.loads(record.read_bytes())
+        record.write_text(json.dumps({**window, "until": window["until"] - 3_600}))
+        assert gone_on_with(options, workdir) == an_hour_later
+        assert (capsys.readouterr().err == "") == (not an_hour_later)
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path):
+    workdir = tmp_path / "work"
+    options = RunOptions(events=tmp_path / "none.csv", items=None, store=str(tmp_path / "store"))
+    told = []
+
+    def run_another(*_):
+        with pytest.raises(StepError) as refused:
+            run(options, workdir)
+        told.append(str(refused.value))
+
+    with pytest.raises(StepError, match=r"^collect: .*no such file"):
+        run(options, workdir, run_another)
+    ending = "another run is at work there; wait for its end, or give another --workdir"
+    assert set(told) == {f"window: {workdir}: {ending}"}
+    with pytest.raises(StepError, match=r"^collect: .*no such file"):
+        run(options, workdir)
 
 
 def test_the_command_ends_with_one_line_and_a_code_on_bad_events(tmp_path):
