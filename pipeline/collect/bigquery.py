@@ -36,8 +36,8 @@ def collect_from_bigquery(
 ) -> Outcome:
     """Merge new days of the log into the table of views, and fetch the histories of the window.
 
-    Repeating it changes nothing: a merge adds what is missing, and an export overwrites. Raises
-    SourceError with what BigQuery or Cloud Storage answered.
+    Repeating it changes nothing: a merge adds what is missing, and nothing of an export is left
+    where it was exported to. Raises SourceError with what BigQuery or Cloud Storage answered.
     """
     with _told(place), _client(place) as client:
         log = _Log(client, options, place, names)
@@ -54,8 +54,9 @@ def collect_from_bigquery(
         }
         for name, query in queries.items():
             url = f"{place.export_url.rstrip('/')}/{window.release}/{name}"
-            log.run(_export(url, query))
-            _fetch(url, directory / name)
+            with _emptied(url):
+                log.run(_export(url, query))
+                _fetch(url, directory / name)
         return replace(outcome, read=replace(read, bytes=log.bytes_processed))
 
 
@@ -124,13 +125,40 @@ def _export(url: str, query: str) -> str:
     )
 
 
+@contextmanager
+def _emptied(url: str) -> Iterator[None]:
+    """Leave nothing below a URL: shards of an export before this one, or of users for ever."""
+    _remove(url)
+    try:
+        yield
+    finally:
+        _remove(url)
+
+
+def _remove(url: str) -> None:
+    with _shards(url) as (files, shards):
+        if shards:
+            files.rm(shards)
+
+
 def _fetch(url: str, target: Path) -> None:
     """Bring the shards of an export into a folder."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    files, root = url_to_fs(url, use_listings_cache=False)
-    for shard in sorted(files.find(root)):
-        files.get_file(shard, str(target / shard.rpartition("/")[2]))
+    with _shards(url) as (files, shards):
+        for shard in shards:
+            files.get_file(shard, str(target / shard.rpartition("/")[2]))
+
+
+@contextmanager
+def _shards(url: str) -> Iterator[tuple[Any, list[str]]]:
+    """Hand out the file system of a URL and what is below it; what fails becomes a SourceError."""
+    try:
+        files, root = url_to_fs(url, use_listings_cache=False)
+        yield files, sorted(files.find(root))
+    except Exception as cause:  # the client of Cloud Storage has no base for its errors
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise SourceError(f"{url}: {reason}") from cause
 
 
 def _quoted(project: str, table: str) -> str:
@@ -160,7 +188,7 @@ def _told(place: BigQueryOptions) -> Iterator[None]:
         message = " ".join((answered[0] if answered else str(cause)).split())
         hint = ""
         if "bytesBilledLimitExceeded" in str(cause) or "bytes billed" in message.lower():
-            hint = " (give more --max-bytes-billed, or fewer --window-days)"
+            hint = " (raise max_bytes_billed in the --bigquery file, or give fewer --window-days)"
         raise SourceError(f"BigQuery, project {place.project}: {message}{hint}") from cause
     except GoogleAuthError as cause:
         raise SourceError(

@@ -7,6 +7,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 import sqlglot
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -127,13 +128,42 @@ def test_repeating_a_run_changes_nothing(options, tmp_path):
     assert rows_of_histories(first) == rows_of_histories(again)
 
 
+@pytest.mark.usefixtures("log")
+def test_only_what_this_export_wrote_is_read_and_nothing_of_it_is_left(options, tmp_path):
+    bucket = tmp_path / "bucket"
+    left = bucket / "1" / "histories" / "part-7.parquet"
+    left.parent.mkdir(parents=True)
+    left.write_text("a shard of an export before this one")
+    other = bucket / "of-somebody-else"
+    other.touch()
+    assert len(gather(options, tmp_path / "1").histories) == 1
+    assert [path for path in bucket.rglob("*") if path.is_file()] == [other]
+
+
+@pytest.mark.usefixtures("log")
+def test_what_cloud_storage_answers_is_one_line_and_no_user_is_left_there(
+    options, tmp_path, monkeypatch
+):
+    """Its client's errors have no base but Exception."""
+    answer = type("HttpError", (Exception,), {})
+
+    def fail(*_, **__):
+        raise answer("we are\nsorry, 500")
+
+    monkeypatch.setattr(LocalFileSystem, "get_file", fail)
+    with pytest.raises(SourceError) as refused:
+        gather(options, tmp_path / "1")
+    assert str(refused.value) == f"file://{tmp_path}/bucket/1/histories: we are sorry, 500"
+    assert not [path for path in (tmp_path / "bucket").rglob("*") if path.is_file()]
+
+
 def test_every_query_says_what_it_may_cost_and_too_dear_a_one_is_told(log, options, tmp_path):
     dear = replace(options, bigquery=replace(options.bigquery, max_bytes_billed=200))
     with pytest.raises(SourceError) as refused:
         gather(dear, tmp_path / "1")
     assert str(refused.value).startswith(f"BigQuery, project {PROJECT}: ")
     assert "limit for bytes billed: 200" in str(refused.value)
-    assert "(give more --max-bytes-billed, or fewer --window-days)" in str(refused.value)
+    assert "(raise max_bytes_billed in the --bigquery file, or give fewer" in str(refused.value)
     assert "\n" not in str(refused.value)
     assert {query["maximumBytesBilled"] for query in log.queries} == {"200"}
     assert not any(query.get("useLegacySql") for query in log.queries)
