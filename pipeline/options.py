@@ -25,6 +25,8 @@ __all__ = [
 
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
+_FirebaseName = Annotated[str, Field(pattern=r"^\w{1,40}$")]
+"""Letters, digits and underscores: Firebase's own rule for events and their parameters."""
 
 ModelKind = Literal["mean-pooling", "transformer"]
 
@@ -59,10 +61,10 @@ class CollectOptions:
     """Of a user; older views are left out. Nobody views more, but robots do."""
     popular_half_life_days: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """After which a view counts half in the popular lists; None: a sixteenth of the time of all."""
-    event_name: str = "view_article"
+    event_name: _FirebaseName = "view_article"
     """In a log of Firebase's; so are the names of the event's parameters."""
-    article_param: str = "article_id"
-    region_param: str = "region_id"
+    article_param: _FirebaseName = "article_id"
+    region_param: _FirebaseName = "region_id"
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ class CollectedEvents(StepRecord):
     duplicates_dropped: int
     """Events that had been read before: in this run, or in an earlier one."""
     unusable_dropped: int
-    """Events of the log without a user, with an article that is no whole number, or with a time
-    more than two days after the day of the log that they came with.
+    """Events of the log without a user or with too long an id of one, with an article that is no
+    whole number, or with a time more than two days after the day of the log that they came with.
     """
     future_dropped: int
     """Views that claim to come after the start of the run."""

@@ -23,7 +23,6 @@ __all__ = [
 ]
 
 VIEWS: Final = "views"
-_MOST_USER_ID_BYTES: Final = 256  # the recommender takes no longer ones
 _SHOWN_CHARACTERS: Final = 60
 _DAILY: Final = re.compile(r".*?(\d{8})(?:\.[A-Za-z]+)+")
 _FIREBASE_COLUMNS: Final = {"event_name", "event_timestamp", "event_params"}
@@ -194,13 +193,13 @@ def _refuse_bad_values(connection: duckdb.DuckDBPyConnection, table: Table) -> N
             OR viewed_at IS NULL OR viewed_at NOT BETWEEN 0 AND ?
         ORDER BY place LIMIT 1
         """,
-        [_MOST_USER_ID_BYTES, sql.LATEST_SECOND],
+        [sql.MOST_USER_ID_BYTES, sql.LATEST_SECOND],
     ).fetchone()
     if bad is None:
         return
     user_id, item_id, timestamp, region_id, article, _, region = bad
-    if user_id is None or len(user_id.encode()) > _MOST_USER_ID_BYTES:
-        wanted = f"a text of 1 to {_MOST_USER_ID_BYTES} bytes in UTF-8"
+    if user_id is None or len(user_id.encode()) > sql.MOST_USER_ID_BYTES:
+        wanted = f"a text of 1 to {sql.MOST_USER_ID_BYTES} bytes in UTF-8"
         column, value = "user_id", user_id
     elif article is None:
         column, value, wanted = "item_id", item_id, "a whole number, 0 or more"

@@ -13,6 +13,7 @@ __all__ = [
     "ADD_LOG_DAY",
     "CREATE_VIEWS",
     "LATEST_SECOND",
+    "MOST_USER_ID_BYTES",
     "TABLE_DAY",
     "WEIGHT_UNITS",
     "article_views",
@@ -49,10 +50,14 @@ LATEST_SECOND: Final = 253_402_300_799
 TABLE_DAY: Final = "PARSE_DATE('%Y%m%d', LEFT(_TABLE_SUFFIX, 8))"
 """The `log_day` of what comes out of a daily table."""
 
+MOST_USER_ID_BYTES: Final = 256
+"""The recommender takes no longer ones."""
+
 _DAYS_AHEAD: Final = 2  # time zones, and clocks that are a little fast
 
 # A table of no day gives no `log_day`. Where a value is missing this is NULL, which is not true.
-_USABLE: Final = f"""user_id IS NOT NULL AND article_id >= 0 AND viewed_at BETWEEN 0 AND
+_USABLE: Final = f"""BYTE_LENGTH(CAST(user_id AS STRING)) <= {MOST_USER_ID_BYTES}
+        AND article_id >= 0 AND viewed_at BETWEEN 0 AND
         COALESCE((UNIX_DATE(log_day) + {_DAYS_AHEAD + 1}) * 86400 - 1, {LATEST_SECOND})"""
 
 WEIGHT_UNITS: Final = 1 << 20
@@ -87,7 +92,8 @@ def day_of_a_file(day: date | None) -> str:
 def extract_firebase(source: str, event_name: str, article: str, region: str, log_day: str) -> str:
     """Read views out of a table as Firebase exports it: nested parameters, one row an event.
 
-    An article that is not a whole number of 0 or more gives NULL, a region that is not gives -1.
+    A user without an id, which apps clear with an empty text, is known by that of the device. An
+    article that is not a whole number of 0 or more gives NULL, a region that is not gives -1.
     `log_day` is an expression: TABLE_DAY, or a `day_of_a_file`.
     """
     number = (
@@ -96,7 +102,7 @@ def extract_firebase(source: str, event_name: str, article: str, region: str, lo
     )
     return f"""
 SELECT
-    COALESCE(user_id, user_pseudo_id) AS user_id,
+    COALESCE(NULLIF(user_id, ''), NULLIF(user_pseudo_id, '')) AS user_id,
     {number.format(article)} AS article_id,
     GREATEST(COALESCE({number.format(region)}, -1), -1) AS region_id,
     DIV(event_timestamp, 1000000) AS viewed_at,
@@ -133,8 +139,8 @@ WHEN NOT MATCHED THEN INSERT
 def counts(fresh: str) -> str:
     """Count the events of an extraction, and those that are no usable view.
 
-    These lack a user or an article, or claim to come more than two days after the day of the log
-    that they came with.
+    These lack a user or an article, have a user id that is too long, or claim to come more than two
+    days after the day of the log that they came with.
     """
     return f"""
 SELECT COUNT(*) AS events, COUNT(*) - COUNTIF({_USABLE}) AS bad,

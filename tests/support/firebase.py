@@ -21,9 +21,15 @@ _SCHEMA = pa.schema(
 
 
 def write_firebase(
-    path: Path, views: Iterable[tuple[str, object, int, int | None]], name: str = "view_article"
+    path: Path,
+    views: Iterable[tuple[str, object, int, int | None]],
+    name: str = "view_article",
+    user_id: str | None = None,
 ) -> Path:
-    """Write views of user, article (text where it is no integer), unix second and region."""
+    """Write views of user, article (text where it is no integer), unix second and region.
+
+    Users are known by their devices; `user_id` is what the app gave as that of all of them.
+    """
     rows = []
     for place, (user, article, second, region) in enumerate(views):
         number = article if isinstance(article, int) else None
@@ -41,7 +47,7 @@ def write_firebase(
                 "event_name": name,
                 "event_timestamp": second * 1_000_000 + place,
                 "event_params": params,
-                "user_id": None,
+                "user_id": user_id,
                 "user_pseudo_id": user,
             }
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from pydantic import ValidationError
 
 from pipeline.errors import EventsError, SourceError
 from pipeline.options import CollectOptions
@@ -210,6 +211,33 @@ def test_what_is_no_view_of_an_article_is_passed_over_and_counted(tmp_path):
     useless = write_firebase(tmp_path / "useless.parquet", views[1:])
     with pytest.raises(EventsError, match="none of its 2 events is a view of an article"):
         collect(useless, None, tmp_path / "3")
+
+
+def test_users_who_are_logged_out_are_told_apart_by_their_devices(tmp_path):
+    """An app clears the id with an empty text."""
+    views = [("ann", 5, 1, None), ("bob", 5, 1, None), ("", 5, 1, None)]
+    logged_out = write_firebase(tmp_path / "events.parquet", views, user_id="")
+    collected = collect(logged_out, None, tmp_path / "1")
+    assert [row[0] for row in rows_of_histories(collected)] == ["ann", "bob"]
+    assert collected.unusable_dropped == 1
+    logged_in = write_firebase(tmp_path / "known.parquet", views, user_id="cat")
+    assert collect(logged_in, None, tmp_path / "2").user_count == 1
+
+
+def test_firebase_s_user_ids_may_be_as_long_as_the_recommender_s(tmp_path):
+    views = [("ä" * 128, 5, 1, None), ("ä" * 128 + "b", 5, 1, None)]
+    path = write_firebase(tmp_path / "events.parquet", views)
+    collected = collect(path, None, tmp_path / "1")
+    assert [row[0] for row in rows_of_histories(collected)] == ["ä" * 128]
+    assert collected.unusable_dropped == 1
+
+
+@pytest.mark.parametrize("name", ["it's", "", "a b", "a" * 41, "a\n"])
+def test_a_name_that_firebase_has_none_of_is_refused(name):
+    for option in ("event_name", "article_param", "region_param"):
+        with pytest.raises(ValidationError, match=rf"{option}\n +String should match"):
+            CollectOptions(**{option: name})
+    assert CollectOptions(event_name="a" * 40).event_name == "a" * 40
 
 
 def test_views_of_clocks_that_are_wrong_and_of_other_times_are_left_out(log, tmp_path):

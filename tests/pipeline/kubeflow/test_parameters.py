@@ -38,7 +38,7 @@ options = st.builds(
     collect=st.builds(
         CollectOptions,
         views=paths, bigquery=st.none() | bigquery, look_back_days=st.integers(0, 9),
-        max_user_views=st.integers(2, 10**9), event_name=names,
+        max_user_views=st.integers(2, 10**9), event_name=st.text("abc_1", min_size=1, max_size=40),
         popular_half_life_days=st.none() | some,
         article_param=st.just("article_id"), region_param=st.just("region_id"),
     ),
