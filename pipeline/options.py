@@ -2,7 +2,7 @@
 
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
@@ -12,6 +12,7 @@ from faiss_server.spec import AUTO
 from pipeline.holdout import Split
 
 __all__ = [
+    "LATEST_SECOND",
     "BigQueryOptions",
     "CollectOptions",
     "GateOptions",
@@ -22,6 +23,8 @@ __all__ = [
     "TrainOptions",
 ]
 
+LATEST_SECOND: Final = 253_402_300_799
+"""Of the year 9999; a time in milliseconds is beyond it."""
 
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -74,7 +77,7 @@ class PreprocessOptions:
     min_article_views: _Count = 2
     min_user_views: _Count = 1
     split: Split = "time"
-    split_since: int | None = None
+    split_since: Annotated[int, Field(ge=0, le=LATEST_SECOND)] | None = None
     """Unix second that held-out views begin at, of a split by time; None: by `max_test_users`."""
     max_test_users: _Count = 10_000
     """The evaluation asks a uniform sample of so many users where there are more."""

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +30,7 @@ def preprocess(
     """Hold out views to ask for, index articles seen often enough, and cut examples.
 
     Runs TensorFlow Transform on Beam, where `options.beam_arguments` say. Raises
-    TooLittleDataError when nothing can be learnt.
+    TooLittleDataError when nothing can be learnt, or nobody could be asked whether it was.
     """
     with without_native_messages():
         # Turns tf.keras into Keras 2: only the process of this step loads it.
@@ -40,6 +41,7 @@ def preprocess(
     seen = scan(collected.histories)
     hold_out = choose_hold_out(options.split, seen, options.max_test_users, options.split_since)
     tested = _tested_count(seen, hold_out)
+    _refuse_idle(hold_out, tested, collected)
     plan = Plan(
         hold_out=hold_out,
         min_article_views=options.min_article_views,
@@ -77,6 +79,21 @@ def _tested_count(seen: Scan, hold_out: HoldOut) -> int:
     if hold_out.since is not None:
         tested &= seen.last_viewed_at >= hold_out.since
     return int(tested.sum())
+
+
+def _refuse_idle(hold_out: HoldOut, tested: int, collected: CollectedEvents) -> None:
+    """Refuse a moment that leaves nobody to ask, or nothing to learn from."""
+    if hold_out.since is None or (tested and collected.first_event < hold_out.since):
+        return
+    since, first, last = (
+        f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC ({at})"
+        for at in (hold_out.since, collected.first_event, collected.last_event)
+    )
+    missing = "no view comes before it" if tested else "no user of two views or more has one since"
+    raise TooLittleDataError(
+        f"views are held out from {since} on, and {missing}: the first view is of {first}, the "
+        f"last of {last} (give --split last-view, another --split-since, or more events)"
+    )
 
 
 def _share_to_validate(collected: CollectedEvents) -> float:

@@ -11,6 +11,7 @@ import duckdb
 from pipeline._tables import Table, open_table, reading_with, whole_number
 from pipeline.collect import sql
 from pipeline.errors import EventsError
+from pipeline.options import LATEST_SECOND
 
 __all__ = [
     "VIEWS",
@@ -193,7 +194,7 @@ def _refuse_bad_values(connection: duckdb.DuckDBPyConnection, table: Table) -> N
             OR viewed_at IS NULL OR viewed_at NOT BETWEEN 0 AND ?
         ORDER BY place LIMIT 1
         """,
-        [sql.MOST_USER_ID_BYTES, sql.LATEST_SECOND],
+        [sql.MOST_USER_ID_BYTES, LATEST_SECOND],
     ).fetchone()
     if bad is None:
         return

@@ -9,10 +9,11 @@ from typing import Final
 
 import sqlglot
 
+from pipeline.options import LATEST_SECOND
+
 __all__ = [
     "ADD_LOG_DAY",
     "CREATE_VIEWS",
-    "LATEST_SECOND",
     "MOST_USER_ID_BYTES",
     "TABLE_DAY",
     "WEIGHT_UNITS",
@@ -43,9 +44,6 @@ daily file or table which it came with."""
 
 ADD_LOG_DAY: Final = "ALTER TABLE {views} ADD COLUMN IF NOT EXISTS log_day DATE"
 """Of a table that was made without; its log is read anew once, which adds nothing twice."""
-
-LATEST_SECOND: Final = 253_402_300_799
-"""9999-12-31; a time in milliseconds is beyond it."""
 
 TABLE_DAY: Final = "PARSE_DATE('%Y%m%d', LEFT(_TABLE_SUFFIX, 8))"
 """The `log_day` of what comes out of a daily table."""

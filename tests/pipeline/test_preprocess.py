@@ -213,6 +213,22 @@ def test_too_little_to_learn_from_is_refused(prepare, rows, message):
         prepare(rows)
 
 
+@pytest.mark.parametrize(
+    ("rows", "since", "message"),
+    [
+        (ROWS, 100, r"from 1970-01-01 00:01:40 UTC \(100\) on, and no user of two views or more"),
+        (ROWS, 0, r"no view comes before it: the first view is of .* \(0\), the last of .* \(9\)"),
+        ([(user, n, 86_400, "") for user in "ab" for n in (1, 2)], None, "no view comes before it"),
+        ([("ann", 1, 5, ""), ("bob", 1, 5, "")], None, "no user of two views or more"),
+    ],
+)
+def test_a_moment_that_leaves_nobody_to_ask_or_nothing_to_learn_is_refused(
+    prepare, rows, since, message
+):
+    with pytest.raises(TooLittleDataError, match=f"{message}.*give --split last-view, another"):
+        prepare(rows, split="time", split_since=since)
+
+
 def test_users_with_too_few_views_are_not_learnt_from(prepare):
     prepared = prepare(ROWS, min_user_views=4, min_article_views=1)
     assert prepared.user_count == 2  # ann and bob
