@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 import duckdb
 import pyarrow as pa
@@ -15,12 +15,23 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import PipelineError
 
-__all__ = ["Table", "open_table", "quoted_name", "reading", "reading_with", "whole_number"]
+__all__ = [
+    "WHOLE_NUMBER",
+    "Table",
+    "open_table",
+    "quoted_name",
+    "reading",
+    "reading_with",
+    "whole_number",
+]
+
+WHOLE_NUMBER: Final = f"a whole number from 0 to {(1 << 63) - 1}"
+"""What `whole_number` takes, in words."""
 
 _PARQUET_MAGIC = b"PAR1"
 _GZIP_MAGIC = b"\x1f\x8b"
-# A whole number of at most 18 digits; other tools write 7 as 7.0 where a column has gaps.
-_WHOLE = r"'\d{1,18}(\.0*)?'"
+# Other tools write 7 as 7.0 where a column has gaps.
+_WHOLE = r"'\d{1,19}(\.0*)?'"
 _UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error, pa.ArrowException)
 
 
@@ -50,13 +61,20 @@ class Table:
     def place_of(self, column: str, value: str | None) -> str:
         """Say where `value` first stands in `column`: the line, or the row of a Parquet file."""
         if self.is_parquet:
-            values = (
-                None if cell is None else str(cell)
-                for cell in pq.read_table(self.path, columns=[column])[column].to_pylist()
-            )
-            row = next((number for number, cell in enumerate(values, 1) if cell == value), 0)
-            return f"{self.path}: row {row}"
+            return f"{self.path}: row {self._row_of(column, value or '')}"
         return f"{self.path}: line {self._line_of(self.columns.index(column), value or '')}"
+
+    def _row_of(self, column: str, value: str) -> int:
+        path, name = _quoted(str(self.path), "'"), quoted_name(column)
+        with reading(self.path, PipelineError) as connection:
+            row = connection.execute(
+                f"""
+                SELECT min(file_row_number) + 1 FROM read_parquet({path}, file_row_number=true)
+                WHERE coalesce(CAST({name} AS VARCHAR), '') = ?
+                """,  # noqa: S608 - quoted
+                [value],
+            ).fetchone()
+        return int(row[0]) if row and row[0] else 0
 
     def _line_of(self, position: int, value: str) -> int:
         with _open_text(self.path, gzipped=self.is_gzip) as stream:
@@ -109,11 +127,11 @@ def reading_with(path: Path, error: type[PipelineError]) -> Iterator[None]:
 
 
 def whole_number(name: str) -> str:
-    """Write the SQL of a text column as BIGINT, NULL where it is no whole number of 0 or more."""
+    """Write the SQL of a text column as BIGINT, NULL where it is no WHOLE_NUMBER."""
     column = f"trim({quoted_name(name)})"
     return (
         f"CASE WHEN regexp_full_match({column}, {_WHOLE}) "
-        f"THEN CAST(split_part({column}, '.', 1) AS BIGINT) END"
+        f"THEN TRY_CAST(split_part({column}, '.', 1) AS BIGINT) END"
     )
 
 

@@ -10,7 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline._tables import Table, open_table, quoted_name, reading, whole_number
+from pipeline._tables import (
+    WHOLE_NUMBER,
+    Table,
+    open_table,
+    quoted_name,
+    reading,
+    whole_number,
+)
 from pipeline.errors import ItemsError
 
 __all__ = ["collect_items", "read_attributes", "read_titles"]
@@ -94,7 +101,7 @@ def _refuse_bad_ids(connection: duckdb.DuckDBPyConnection, table: Table) -> None
     if bad is not None:
         place = table.place_of("item_id", bad[0])
         value = bad[0] or ""
-        raise ItemsError(f"{place}: item_id is {value!r}, it must be a whole number, 0 or more")
+        raise ItemsError(f"{place}: item_id is {value!r}, it must be {WHOLE_NUMBER}")
     twice = connection.execute(
         f"SELECT {_number('item_id')} AS id FROM raw GROUP BY id HAVING count(*) > 1 ORDER BY id"  # noqa: S608 - fixed names
     ).fetchone()

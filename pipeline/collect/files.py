@@ -8,7 +8,7 @@ from typing import Final
 
 import duckdb
 
-from pipeline._tables import Table, open_table, reading_with, whole_number
+from pipeline._tables import WHOLE_NUMBER, Table, open_table, reading_with, whole_number
 from pipeline.collect import sql
 from pipeline.errors import EventsError
 from pipeline.options import LATEST_SECOND
@@ -203,9 +203,9 @@ def _refuse_bad_values(connection: duckdb.DuckDBPyConnection, table: Table) -> N
         wanted = f"a text of 1 to {sql.MOST_USER_ID_BYTES} bytes in UTF-8"
         column, value = "user_id", user_id
     elif article is None:
-        column, value, wanted = "item_id", item_id, "a whole number, 0 or more"
+        column, value, wanted = "item_id", item_id, WHOLE_NUMBER
     elif region is None:
-        column, value, wanted = "region_id", region_id, "a whole number, empty or -1 if unknown"
+        column, value, wanted = "region_id", region_id, f"{WHOLE_NUMBER}, empty or -1 if unknown"
     else:
         column, value, wanted = "timestamp", timestamp, "unix seconds or ISO 8601"
     place = table.place_of(column, value)

@@ -119,10 +119,15 @@ def test_a_byte_order_mark_and_quotes_are_understood(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("ann,x,1,", "line 3: item_id is 'x', it must be a whole number, 0 or more"),
+        (
+            "ann,x,1,",
+            "line 3: item_id is 'x', it must be a whole number from 0 to 9223372036854775807",
+        ),
         ("ann,-4,1,", "line 3: item_id is '-4'"),
         ("ann,1.5,1,", "line 3: item_id is '1.5'"),
+        ("ann,9223372036854775808,1,", "line 3: item_id is '9223372036854775808'"),
         ("ann,99999999999999999999,1,", "line 3: item_id is '99999999999999999999'"),
+        ("ann,1,1,9223372036854775808", "line 3: region_id is '9223372036854775808'"),
         ("ann,,1,", "line 3: item_id is ''"),
         (",1,1,", "line 3: user_id is '', it must be a text of 1 to 256 bytes in UTF-8"),
         (f"{'ä' * 128}n,1,1,", f"line 3: user_id is {'ä' * 60!r}..., it must be a text"),
@@ -157,10 +162,28 @@ def test_the_longest_user_id_is_the_recommender_s(tmp_path):
         )
 
 
-def test_a_bad_value_in_parquet_is_named_with_its_row(tmp_path):
-    table = pa.table({"user_id": ["a", "b"], "item_id": [1, -3], "timestamp": [1, 2]})
-    pq.write_table(table, tmp_path / "events.parquet")
-    with pytest.raises(EventsError, match="row 2: item_id is '-3'"):
+def test_ids_are_whole_numbers_of_64_bits(tmp_path):
+    longest = 2**63 - 1
+    events = written(tmp_path, f"{HEADER}\nann,{longest},1,{longest}.0\n")
+    items = written(tmp_path, f"item_id,title\n{longest},Last\n", "items.csv")
+    collected = collect(events, str(items), tmp_path / "work")
+    assert rows_of_histories(collected) == [("ann", longest, longest, 1)]
+    assert read_titles(collected.items) == {longest: "Last"}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("item_id", pa.array([1, -3]), "item_id is '-3'"),
+        ("user_id", pa.array(["a", ""]), "user_id is ''"),
+        ("user_id", pa.array(["a", None]), "user_id is ''"),
+        ("timestamp", pa.array([1, -86_400], pa.timestamp("s", "UTC")), "timestamp is '1969-12-31"),
+    ],
+)
+def test_a_bad_value_in_parquet_is_named_with_its_row(tmp_path, column, values, told):
+    columns = {"user_id": ["a", "b"], "item_id": [1, 3], "timestamp": [1, 2], column: values}
+    pq.write_table(pa.table(columns), tmp_path / "events.parquet")
+    with pytest.raises(EventsError, match=f"row 2: {told}"):
         collect(tmp_path / "events.parquet", None, tmp_path)
 
 
