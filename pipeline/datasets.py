@@ -23,6 +23,9 @@ _SHUFFLED_ROWS: Final = 50_000
 """Of 50 steps, 16 bytes each: 40 MB."""
 _USERS_AT_ONCE: Final = 256
 _VALIDATED_AT_ONCE: Final = 500
+_LOGITS_AT_ONCE: Final = 50_000_000
+"""Of a validation batch with every article: 200 MB, and as much again for their gradients, which
+TensorFlow works out beside the loss. Up to 100,000 articles the batches are whole."""
 
 
 class Batches(Protocol):
@@ -107,9 +110,13 @@ class SequenceBatches:
         ).prefetch(2)
 
 
-def validation_batches(files: Sequence[Path]) -> Any:
-    """Make the data set of the validation examples, in order."""
-    return _records(files).batch(_VALIDATED_AT_ONCE).map(parse_examples).cache()
+def validation_batches(files: Sequence[Path], article_count: int) -> Any:
+    """Make the data set of the validation examples, in order.
+
+    The more articles there are to score, the fewer examples are in a batch.
+    """
+    rows = max(1, min(_VALIDATED_AT_ONCE, _LOGITS_AT_ONCE // article_count))
+    return _records(files).batch(rows).map(parse_examples).cache()
 
 
 def _records(files: Sequence[Path]) -> Any:

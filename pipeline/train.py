@@ -88,7 +88,7 @@ def train(
         )
     with workers.strategy.scope():
         tower = build_tower(settings, workers.index)
-    validation = validation_batches(prepared.validation_examples)
+    validation = validation_batches(prepared.validation_examples, settings.article_count)
     trainer = Trainer(workers, tower, taught, validation, options)
     if workers.is_chief:
         _remove_others(directory, _fingerprint(prepared, options, workers.count))

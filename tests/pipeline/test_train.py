@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import pipeline.datasets
 import pipeline.trainer
 from pipeline.choice import choose_batch_size
-from pipeline.datasets import TrainingBatches
+from pipeline.datasets import TrainingBatches, validation_batches
 from pipeline.errors import StepError, TrainingError
 from pipeline.mean_pooling import MeanPoolingTower
 from pipeline.options import RunOptions, TowerSettings, TrainOptions
@@ -62,6 +63,21 @@ def test_a_large_catalogue_is_learnt_by_the_sampled_softmax(
     assert sampled.best_round.validation_loss == pytest.approx(
         learnt.best_round.validation_loss, abs=0.3
     )
+
+
+def test_validation_of_a_large_catalogue_takes_fewer_examples_at_once_to_the_same_loss(
+    tiny_run, learnt, tmp_path, monkeypatch
+):
+    prepared = tiny_run.result.prepared
+    files, articles = prepared.validation_examples, prepared.article_count
+    monkeypatch.setattr(pipeline.datasets, "_LOGITS_AT_ONCE", 7 * articles)
+    sizes = [len(batch["label"]) for batch in validation_batches(files, articles)]
+    assert set(sizes[:-1]) == {7}
+    assert 0 < sizes[-1] < 7  # counts for less than the others
+    assert len(next(iter(validation_batches(files, 8 * articles)))["label"]) == 1
+    again = train(prepared, replace(FAST, max_epochs=1), tmp_path)
+    loss = learnt.rounds[0].validation_loss
+    assert again.rounds[0].validation_loss == pytest.approx(loss, abs=1e-4)
 
 
 class KilledError(Exception):
