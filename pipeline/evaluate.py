@@ -14,7 +14,7 @@ from pipeline.baselines import (
     newest_known,
 )
 from pipeline.exported import ExportedModel, ServedTower
-from pipeline.metrics import ANSWERED, RankingMetrics
+from pipeline.metrics import ANSWERED, MISSED, RankingMetrics
 from pipeline.prepared import PreparedData, UserSample
 from pipeline.ranking import Ranked, Scorer, rank_all
 from pipeline.records import StepRecord
@@ -48,6 +48,8 @@ class Evaluation(StepRecord):
     hits: Hits
     unknown_targets: int
     """Test targets outside of the vocabulary: always misses."""
+    seen_targets: int
+    """Known ones that the user had viewed before and that are left out for it: always misses."""
     seen_removed: bool
     in_service_release: int | None = None
 
@@ -126,6 +128,7 @@ def evaluate(
         user_count=len(users),
         test_user_count=prepared.test_user_count,
         unknown_targets=int((asked.columns < 0).sum()),
+        seen_targets=int(((asked.columns >= 0) & (model.ranks == MISSED)).sum()),
         seen_removed=remove_seen,
         in_service_release=None if in_service is None else in_service.release,
     )

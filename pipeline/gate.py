@@ -35,6 +35,8 @@ class Check:
     value: float
     must: str
     unit: str = ""
+    hint: str = ""
+    """What to know or do where it does not hold."""
 
     @property
     def figure(self) -> Figure:
@@ -45,6 +47,12 @@ class Check:
     def holds(self) -> bool:
         """Whether it is what it must be."""
         return bool(self.figure.holds)
+
+    @property
+    def reason(self) -> str:
+        """Say that it does not hold."""
+        told = f"{self.name} is {self.value:.4g}, must be {self.must}"
+        return f"{told}: {self.hint}" if self.hint else told
 
 
 @dataclass(frozen=True)
@@ -57,11 +65,7 @@ class Decision(StepRecord):
     @property
     def reasons(self) -> tuple[str, ...]:
         """Say what stands against publishing; empty where nothing does."""
-        return tuple(
-            f"{one.name} is {one.value:.4g}, must be {one.must}"
-            for one in self.checks
-            if not one.holds
-        )
+        return tuple(one.reason for one in self.checks if not one.holds)
 
     @property
     def accepted(self) -> bool:
@@ -97,6 +101,7 @@ def decide(
     """
     evaluation, recall = candidate.evaluation, candidate.indexed.info.recall_at_200
     checks = [
+        _findable(evaluation),
         *_ratios("popularity", evaluation.model, evaluation.popularity, least=1.0),
         Check("index recall@200", recall, f">= {options.min_recall:g}"),
         Check("golden users, as exact search", candidate.goldens_agreement, f">= {_AGREEMENT:g}"),
@@ -107,6 +112,19 @@ def decide(
     if in_service is not None:
         checks += _beside(options, candidate, in_service)
     return Decision(directory, tuple(checks), options.publish_anyway)
+
+
+def _findable(evaluation: Evaluation) -> Check:
+    """Look whether any next view tells models apart: where none can be found, all are as good."""
+    asked, unknown = evaluation.user_count, evaluation.unknown_targets
+    seen = evaluation.seen_targets
+    hint = (
+        f"of {asked} next views {unknown} are of articles that the model does not know (give more "
+        f"events or lower --min-article-views) and {seen} of what the user had viewed before, "
+        "which is left out (--keep-seen evaluates with it); --publish-anyway publishes unjudged"
+    )
+    name = "users whose next view can be found"
+    return Check(name, asked - unknown - seen, ">= 1", hint=hint)
 
 
 def _beside(options: GateOptions, candidate: Candidate, in_service: Manifest) -> list[Check]:

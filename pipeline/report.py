@@ -71,6 +71,7 @@ def _data_details(result: RunResult) -> dict[str, int]:
         "test_users": result.evaluation.test_user_count,
         "test_users_asked": result.evaluation.user_count,
         "unknown_targets": result.evaluation.unknown_targets,
+        "seen_targets": result.evaluation.seen_targets,
     }
 
 
@@ -109,7 +110,8 @@ def _ranking(result: RunResult) -> Section:
         f"{_split(result)} The last view of each of {evaluation.user_count} users "
         f"(of {evaluation.test_user_count} that have one to test), asked from the exported model; "
         f"articles already viewed are {'left out' if evaluation.seen_removed else 'kept'}; "
-        f"{evaluation.unknown_targets} targets outside of the vocabulary count as misses, "
+        f"{evaluation.unknown_targets} targets outside of the vocabulary and "
+        f"{evaluation.seen_targets} that the user had viewed before count as misses, "
         "ties count against us.",
         (table, bars),
     )

@@ -29,7 +29,9 @@ def metrics(hit_rate: float) -> RankingMetrics:
     return RankingMetrics({200: hit_rate}, {200: hit_rate / 2}, hit_rate / 4, 0.5)
 
 
-def evaluation(ours=0.5, popularity=0.3, in_service=None, model=None) -> Evaluation:
+def evaluation(
+    ours=0.5, popularity=0.3, in_service=None, model=None, unknown=0, seen=0
+) -> Evaluation:
     return Evaluation(
         Path("evaluate"),
         model or metrics(ours),
@@ -39,7 +41,8 @@ def evaluation(ours=0.5, popularity=0.3, in_service=None, model=None) -> Evaluat
         user_count=10,
         test_user_count=10,
         hits=Hits(both=3, model_only=2, popularity_only=1, neither=4),
-        unknown_targets=0,
+        unknown_targets=unknown,
+        seen_targets=seen,
         seen_removed=True,
     )
 
@@ -52,9 +55,9 @@ def judged(tiny_run, tmp_path):
     )
     prepared = replace(tiny_run.result.prepared, article_count=100, cut_off=int(NOW) - HOUR)
 
-    def judge(options=None, *, recall=0.995, beside=True, articles=100, agreement=1.0, **hit_rates):
+    def judge(options=None, *, recall=0.995, beside=True, articles=100, agreement=1.0, **evaluated):
         candidate = Candidate(
-            evaluation(**{"in_service": 0.5 if beside else None, **hit_rates}),
+            evaluation(**{"in_service": 0.5 if beside else None, **evaluated}),
             IndexedArticles(
                 tmp_path,
                 RELEASE + 1,
@@ -114,7 +117,25 @@ def test_old_events_are_refused_only_where_an_age_is_given(judged):
 
 
 def test_where_neither_finds_anything_nothing_is_worse(judged):
-    assert judged(ours=0.0, popularity=0.0, beside=False).accepted
+    assert judged(ours=0.0, popularity=0.0, beside=False, unknown=4, seen=5).accepted
+
+
+def test_where_nothing_could_be_found_any_model_would_do_and_none_is_accepted(judged):
+    found = {"ours": 0.0, "popularity": 0.0, "beside": False, "unknown": 4, "seen": 6}
+    (reason,) = judged(**found).reasons
+    assert reason.startswith("users whose next view can be found is 0, must be >= 1: of 10 next")
+    assert "4 are of articles that the model does not know" in reason
+    assert "6 of what the user had viewed before" in reason
+    assert judged(GateOptions(publish_anyway=True), **found).lets_through
+
+
+def test_next_views_of_articles_viewed_before_are_counted(tiny_run, sample, articles):
+    told = tiny_run.result.evaluation
+    seen = [
+        target in articles.ids and target in sample.viewed(user)
+        for user, target in enumerate(sample.targets)
+    ]
+    assert told.seen_targets == sum(seen) > 0
 
 
 @pytest.fixture
