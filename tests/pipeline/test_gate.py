@@ -112,6 +112,14 @@ def test_a_ranking_that_is_worse_within_the_200_is_refused(judged):
     assert [each.split(" /")[0] for each in decision.reasons] == ["NDCG@200"] * 3
 
 
+@pytest.mark.parametrize(("asked", "least"), [(1.0, 0.95), (0.99, 0.95), (0.9, 0.81), (0.5, 0.25)])
+def test_golden_users_may_miss_as_much_as_the_recall_that_was_asked_for(judged, asked, least):
+    options = GateOptions(min_recall=asked)
+    assert judged(options, recall=1.0, agreement=least).accepted
+    (reason,) = judged(options, recall=1.0, agreement=least - 0.01).reasons
+    assert reason.startswith("golden users, as exact search")
+
+
 def test_old_events_are_refused_only_where_an_age_is_given(judged):
     assert judged(GateOptions(max_age_hours=2)).accepted
 
