@@ -63,8 +63,9 @@ def publish_release(
     """Describe the files, add golden queries and histories, and publish.
 
     Where the very same files are published already, by a run that was killed right after, that is
-    well. Raises ReleaseExistsError when the store has this release with others, and pydantic's
-    ValidationError when the parts make no sound manifest.
+    well. Raises ReleaseExistsError when the store has this release with others, NotInServiceError
+    when the one before does not come into service, and pydantic's ValidationError when the parts
+    make no sound manifest.
     """
     staging = directory / "staging"
     shutil.rmtree(staging, ignore_errors=True)

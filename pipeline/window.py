@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.records import StepRecord
 from releases.errors import ReleaseExistsError
+from releases.rollout import refuse_in_split
 from releases.store import ReleaseStore
 
 __all__ = ["Window", "choose_window"]
@@ -26,11 +27,14 @@ class Window(StepRecord):
 def choose_window(store: str, release: int | None, days: float | None, directory: Path) -> Window:
     """Look at the clock, here and nowhere else. `days`: how far back events count; None: all.
 
-    Raises ReleaseExistsError, now rather than after the training, when the id is taken.
+    Raises, now rather than after the training, ReleaseExistsError when the id is taken, and
+    NotInServiceError while a split goes on, which is ended by a command alone.
     """
     now = int(time.time())
     chosen = now if release is None else release
-    if ReleaseStore(store).is_published(chosen):
+    place = ReleaseStore(store)
+    if place.is_published(chosen):
         raise ReleaseExistsError(f"{store} already has release {chosen}; give another --release")
+    refuse_in_split(place, chosen)
     since = None if days is None else now - int(days * 86_400)
     return Window(directory, chosen, since, now)

@@ -23,7 +23,7 @@ from releases import publish as publishing
 from releases import verify as verifying
 from releases._metrics import SideCarMetrics
 from releases.checksums import OnBytes, ignore_bytes
-from releases.errors import ManifestError, ReleaseError
+from releases.errors import ManifestError, NotInServiceError, ReleaseError
 from releases.layout import Part
 from releases.manifest import Manifest, parse_manifest
 from releases.rollout import Wait
@@ -336,6 +336,8 @@ def main(arguments: list[str] | None = None) -> int:
         code = app(arguments, prog_name="python -m releases", standalone_mode=False)
     except typer.TyperException as error:
         return _complain(f"{error.format_message()} (see python -m releases --help)")
+    except NotInServiceError as error:
+        return _complain(f"{error}; --force publishes all the same")
     except (ReleaseError, OSError) as error:
         return _complain(str(error))
     return code if isinstance(code, int) else 0

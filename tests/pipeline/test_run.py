@@ -25,9 +25,11 @@ from releases.layout import (
     POPULAR_FILE,
     Part,
 )
+from releases.split import Split
 from releases.store import ReleaseStore
 from releases.verify import verify
 from reporting import write_report
+from tests.support.releases import publish_tiny
 
 
 def test_a_run_publishes_a_release_that_verifies(tiny_run):
@@ -107,6 +109,17 @@ def test_a_release_that_exists_is_refused_before_anything_is_learnt(tiny_run, tm
     )
     with pytest.raises(StepError, match=r"^window: .* already has release"):
         run(options, tmp_path / "work")
+    assert not (tmp_path / "work" / "collect").exists()
+
+
+def test_a_split_that_goes_on_ends_a_run_before_anything_is_learnt(tiny_run, tmp_path):
+    store = ReleaseStore(str(tmp_path / "store"))
+    for release in (1, 2):
+        publish_tiny(store, tmp_path / "staging", release)
+    store.set_split(Split(release=2, share=0.1, changed_at_ms=1))
+    told = r"^window: .* 10\.0% of the users get release 2, .* `python -m releases split 2=100%`"
+    with pytest.raises(StepError, match=told):
+        run(RunOptions(events=tiny_run.events, items=None, store=store.url), tmp_path / "work")
     assert not (tmp_path / "work" / "collect").exists()
 
 

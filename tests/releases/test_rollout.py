@@ -1,5 +1,6 @@
 """A release waits for the one before it; what is in service is known from reports in the store."""
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from releases.errors import NotInServiceError, StoreError
 from releases.layout import SERVING
 from releases.prune import prune
 from releases.publish import publish
-from releases.rollout import Wait, hindrance, wait_for_service
+from releases.rollout import Wait, hindrance, refuse_in_split, wait_for_service
 from releases.serving import (
     ServingReport,
     current_reports,
@@ -124,14 +125,35 @@ def test_a_split_that_goes_on_hinders(store: ReleaseStore, staging: Path) -> Non
     publish_tiny(store, staging, 1)
     publish_tiny(store, staging, 2)
     write_report(store, report(held={1, 2}, in_use={1}))
-    for share, hinders in ((0.1, True), (0.0, False)):
-        store.set_split(Split(release=2, share=share, changed_at_ms=1))
-        assert (hindrance(store, 3) is not None) == hinders
+    store.set_split(Split(release=2, share=0.1, changed_at_ms=1))
+    why = hindrance(store, 3)
+    assert why is not None
+    with pytest.raises(NotInServiceError, match=re.escape(why)):
+        refuse_in_split(store, 3)
+    assert "10.0% of the users get release 2" in why
+    assert "`python -m releases split 2=100%`" in why
+    assert "`python -m releases withdraw 2`" in why
+    store.set_split(Split(release=2, share=0.0, changed_at_ms=1))
+    assert hindrance(store, 3) is None
+    refuse_in_split(store, 3)
     write_report(store, report(held={1, 2}, in_use={2}))
     store.set_split(Split(release=2, share=1.0, changed_at_ms=1))
     assert hindrance(store, 3) is None
     store.set_split(Split(release=3, share=0.1, changed_at_ms=1))  # of the one to be published
     assert hindrance(store, 3) is None
+    refuse_in_split(store, 3)
+
+
+def test_what_waiting_ends_is_no_split(store: ReleaseStore, staging: Path) -> None:
+    refuse_in_split(store, 1)
+    publish_tiny(store, staging, 1)
+    publish_tiny(store, staging, 2)
+    write_report(store, report(held={1}, in_use={1}))
+    assert hindrance(store, 3) is not None
+    refuse_in_split(store, 3)
+    store.set_split(Split(release=2, share=0.5, changed_at_ms=1))
+    store.withdraw(2)
+    refuse_in_split(store, 3)
 
 
 def test_publishing_waits_says_why_and_goes_on(disk_store: ReleaseStore, staging: Path) -> None:
@@ -163,8 +185,9 @@ def test_publishing_gives_up_shows_nothing_and_can_be_forced(
     publish_tiny(disk_store, staging, 1)
     write_report(disk_store, report(held={1, 9}, in_use={9}))
     manifest = tiny_release(staging, 2)
-    with pytest.raises(NotInServiceError, match="from release 9; wait, withdraw"):
+    with pytest.raises(NotInServiceError, match="from release 9; wait and repeat it") as refused:
         publish(disk_store, staging, manifest, wait=Wait(0))
+    assert "--force" not in str(refused.value)  # workflows have no such option
     assert disk_store.published() == [1]
     path = tmp_path / "manifest.json"
     path.write_text(manifest.model_dump_json())
