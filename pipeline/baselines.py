@@ -51,16 +51,24 @@ class Successions:
         return self._latter[row], self._counts[row]
 
 
-def count_successions(prepared: PreparedData) -> Successions:
-    """Read them off all examples: the newest known view of each, and the view that came."""
+def count_successions(prepared: PreparedData, newest: NDArray[np.int64]) -> Successions:
+    """Read off all examples what came after each of the articles `newest`, int64[users].
+
+    The newest known view of an example and the view that came make a pair. Others than those of
+    users who are asked are passed over: all pairs of a large log would not fit into memory.
+    """
+    asked = np.zeros(prepared.article_count + 1, bool)
+    asked[newest] = True
+    asked[0] = False  # no known view
     tf = load_tensorflow()
     files = [str(file) for file in (*prepared.examples, *prepared.validation_examples)]
     records = tf.data.TFRecordDataset(files, compression_type="GZIP")
     former, latter = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in records.batch(_EXAMPLES_AT_ONCE).map(parse_examples).as_numpy_iterator():
-        newest = _first_known(batch["history"])
-        former.append(newest[newest > 0])
-        latter.append(batch["label"][newest > 0] + 1)
+        before = _first_known(batch["history"])
+        kept = asked[before]
+        former.append(before[kept])
+        latter.append(batch["label"][kept] + 1)
     return Successions(np.concatenate(former), np.concatenate(latter), prepared.article_count)
 
 

@@ -112,8 +112,9 @@ def evaluate(
         sample, indices, users, articles.indices(sample.targets[users]).astype(np.int64) - 1,
         len(articles.ids), remove_seen,
     )  # fmt: skip
+    newest = newest_known(sample, indices)
     transitions = TransitionsBaseline(
-        count_successions(prepared), articles.counts, newest_known(sample, indices)
+        count_successions(prepared, newest[users]), articles.counts, newest
     )
     model = asked.rank(_Model(exported, sample))
     popularity = asked.rank(PopularityBaseline(articles.counts))
