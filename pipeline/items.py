@@ -7,6 +7,8 @@ from pathlib import Path
 import duckdb
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -73,9 +75,13 @@ def _collect(items: Path, workdir: Path) -> Path:
     return target
 
 
-def read_titles(items: Path) -> dict[int, str]:
-    """Read the titles that `collect_items` wrote, by article id."""
-    table = pq.read_table(items, columns=["article_id", "title"])
+def read_titles(items: Path, article_ids: NDArray[np.int64]) -> dict[int, str]:
+    """Read the titles of these articles, by id, where `collect_items` wrote them a row.
+
+    Only these rows are held: the titles of a large catalogue take more than all else of an article.
+    """
+    asked = pc.field("article_id").isin(pa.array(np.unique(article_ids)))
+    table = pq.read_table(items, columns=["article_id", "title"], filters=asked)
     return dict(zip(table["article_id"].to_pylist(), table["title"].to_pylist(), strict=True))
 
 

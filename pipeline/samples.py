@@ -56,7 +56,8 @@ def sample_predictions(
         histories, sample.target_regions[users]
     )
     ids, scores = search_file(indexed.index_file, vectors, _SHOWN + histories.shape[1])
-    titles = {} if collected.items is None else read_titles(collected.items)
+    asked = np.union1d(histories, ids)
+    titles = {} if collected.items is None else read_titles(collected.items, asked)
     predictions = []
     for row, user in enumerate(users):
         new = ~np.isin(ids[row], histories[row]) & (ids[row] >= 0)

@@ -113,7 +113,7 @@ def _neighbours(workdir: Path, learnt: int) -> Section:
     lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     directions = vectors / lengths
     items = CollectedEvents.load(workdir / "collect").items
-    titles = {} if items is None else read_titles(items)
+    titles = {} if items is None else read_titles(items, ids)
     rows = []
     for row in range(min(_SHOWN_ARTICLES, len(ids))):
         nearest = np.argsort(-(directions @ directions[row]))[1 : _NEIGHBOURS + 1]

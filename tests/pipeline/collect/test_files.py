@@ -4,6 +4,7 @@ import gzip
 import shutil
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -168,7 +169,7 @@ def test_ids_are_whole_numbers_of_64_bits(tmp_path):
     items = written(tmp_path, f"item_id,title\n{longest},Last\n", "items.csv")
     collected = collect(events, str(items), tmp_path / "work")
     assert rows_of_histories(collected) == [("ann", longest, longest, 1)]
-    assert read_titles(collected.items) == {longest: "Last"}
+    assert read_titles(collected.items, np.array([longest])) == {longest: "Last"}
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,8 @@ def test_titles_are_read_and_bad_items_refused(tmp_path):
     events = written(tmp_path, EVENTS)
     items = written(tmp_path, "item_id,title,year,name\n5,Five,1999,x\n4,,,7\n", "items.csv")
     collected = collect(events, str(items), tmp_path / "good")
-    assert read_titles(collected.items) == {4: "", 5: "Five"}
+    assert read_titles(collected.items, np.array([5, 4, 5, 6])) == {4: "", 5: "Five"}
+    assert read_titles(collected.items, np.array([-1, 5])) == {5: "Five"}
     assert pq.read_schema(collected.items).names == ["article_id", "title", "year"]
     for text, message in [
         ("item_id,title\n5,Five\nsix,Six\n", "line 3: item_id is 'six'"),
@@ -242,7 +244,7 @@ def test_titles_may_be_elsewhere(shelf, tmp_path):
     events = written(tmp_path, EVENTS)
     shelf.put_object(Bucket="shelf", Key="items.csv", Body=b"item_id,title\n5,Five\n")
     collected = collect(events, "s3://shelf/items.csv", tmp_path / "good")
-    assert read_titles(collected.items) == {5: "Five"}
+    assert read_titles(collected.items, np.array([5])) == {5: "Five"}
     assert not (tmp_path / "good" / "items.fetched").exists()
     shelf.put_object(Bucket="shelf", Key="items.csv", Body=b"item_id,title\nsix,Six\n")
     with pytest.raises(ItemsError, match=r"^s3://shelf/items\.csv: line 2: item_id is 'six'"):
