@@ -1,5 +1,7 @@
 """The compiled pipeline: the steps, who waits for whom, and what each task is given."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +80,17 @@ def test_the_parameters_have_types_and_are_those_of_a_run(compiled):
         assert parameters[name]["parameterType"] == kinds[type(value)], name
         if name != "store":
             assert parameters[name]["defaultValue"] == value, name
+
+
+def test_the_docs_tell_every_parameter_and_its_default(compiled):
+    document, _ = compiled
+    parameters = document["root"]["inputDefinitions"]["parameters"]
+    _, _, text = Path("docs/kubeflow.md").read_text().partition("\n## Parameters\n")
+    section, _, _ = text.partition("\n## ")
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)` )?\| .+ \|$", section, re.MULTILINE)
+    told = {name: json.loads(default) if default else None for name, default in rows}
+    assert len(rows) == len(told)
+    assert told == {name: each.get("defaultValue") for name, each in parameters.items()}
 
 
 def test_what_people_look_at_are_artifacts_of_their_kinds(compiled):
