@@ -21,7 +21,7 @@ from faiss_server.servicer import FaissServicer
 from faiss_server.taken_down import TakeDownStore, TakenDown, TakenDownArticles
 from releases.errors import ReleaseError
 from releases.layout import Part
-from releases.serving import current_reports, releases_in_use
+from releases.serving import REPORT_SECONDS, current_reports, releases_in_use
 from releases.store import ReleaseStore
 from releases.sync import Mirror
 from service_runtime.background import BackgroundTasks
@@ -86,7 +86,12 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
             # Entered before the server, so that it is taken back after the last answer.
             reports = {"report-serving": reporter.report}
             await stack.enter_async_context(
-                looking(reports, metrics, settings.poll_seconds, at_end=reporter.take_back)
+                looking(
+                    reports,
+                    metrics,
+                    min(settings.poll_seconds, REPORT_SECONDS),
+                    at_end=reporter.take_back,
+                )
             )
         running = await stack.enter_async_context(running_server(settings, services, registry))
         # The same after a restart: host (a container's id), address, port.

@@ -27,7 +27,7 @@ from releases.errors import ManifestError, NotInServiceError, ReleaseError
 from releases.layout import Part
 from releases.manifest import Manifest, parse_manifest
 from releases.rollout import Wait
-from releases.serving import Reporter, current_reports, releases_in_use
+from releases.serving import REPORT_SECONDS, Reporter, current_reports, releases_in_use
 from releases.split import read_split_argument
 from releases.store import Listing, ReleaseStore
 from releases.sync import Mirror
@@ -56,6 +56,8 @@ class PartName(StrEnum):
 
 _NOTICE_SECONDS: Final = 2.0
 """From a withdrawal until the files go: by then the faiss servers' status has told recommenders."""
+_JOIN_SECONDS: Final = 2.0
+"""A store that does not answer must not hold up the end of the process."""
 _COLUMNS: Final = (
     "release",
     "run started",
@@ -236,16 +238,44 @@ def _pull_for_ever(
 
     def look(on_bytes: OnBytes) -> None:
         try:
-            held = [manifest.release for manifest in mirror.sync(on_bytes)]
-            metrics.note_held(held)
+            metrics.note_held([manifest.release for manifest in mirror.sync(on_bytes)])
         finally:
             metrics.note_refused(mirror.refused)
-        if reporter is not None:
-            reporter.tell(held, (), mirror.refused)
 
-    watch(look, seconds, _stop_on_signal(), metrics.poll_failures.inc)
-    if reporter is not None:
+    stop = _stop_on_signal()
+    with _reporting(reporter, mirror, metrics, seconds, stop):
+        watch(look, seconds, stop, metrics.poll_failures.inc)
+
+
+@contextmanager
+def _reporting(
+    reporter: Reporter | None,
+    mirror: Mirror,
+    metrics: SideCarMetrics,
+    seconds: float,
+    stop: threading.Event,
+) -> Iterator[None]:
+    """Report what is on local disk until `stop` is set, in a thread of its own.
+
+    Who is silent is in no publisher's way, and a fetch may take minutes, or fail again and again.
+    """
+    if reporter is None:
+        yield
+        return
+
+    def report() -> None:
+        watch(
+            lambda _: reporter.tell(mirror.on_disk(), (), mirror.refused),
+            min(seconds, REPORT_SECONDS),
+            stop,
+            metrics.poll_failures.inc,
+        )
         reporter.take_back()
+
+    thread = threading.Thread(target=report, name="report-serving", daemon=True)
+    thread.start()
+    yield
+    thread.join(_JOIN_SECONDS)
 
 
 def _serve_metrics(address: str, registry: CollectorRegistry) -> None:

@@ -17,7 +17,7 @@ from releases.errors import (
     ManifestError,
     ReleaseNotFoundError,
 )
-from releases.layout import Part, manifest_path
+from releases.layout import Part, manifest_path, part_path
 from releases.local import local_manifests, local_problems, local_releases, remove_local
 from releases.manifest import Manifest
 from releases.pull import pull
@@ -120,6 +120,17 @@ class Mirror:
         if kept := set(releases):
             on_notice = self._remove_at.keys()  # they go in their own time
             self._remove(local_releases(self._into, self._parts) - kept - on_notice)
+
+    def on_disk(self) -> set[int]:
+        """Releases of which all parts are on local disk, verified by this process or not.
+
+        From any thread, also while another one syncs.
+        """
+        return {
+            release
+            for release in local_releases(self._into, self._parts)
+            if all((self._into / part_path(part, release)).is_dir() for part in self._parts)
+        }
 
     def local(self) -> list[Manifest]:
         """Verified releases on local disk, newest first, without asking the store."""

@@ -208,10 +208,11 @@ def test_a_side_car_tells_prometheus_what_it_holds_and_refuses(
         log = iter(side_car.stderr.readline, "")
         port = int(next(log).rpartition(" ")[2])
         assert any("release 1 is in" in line for line in log)
-        for _ in range(200):  # its second look comes after a tenth of a second, its report last
+        for _ in range(200):  # its second look, and its report, come after a tenth of a second
             text = urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
             reports = current_reports(disk_store)
-            if set(expected) <= set(text.splitlines()) and reports:
+            refused = {release for report in reports for release in report.refused}
+            if set(expected) <= set(text.splitlines()) and refused:
                 break
             time.sleep(0.05)
         side_car.terminate()
@@ -220,6 +221,28 @@ def test_a_side_car_tells_prometheus_what_it_holds_and_refuses(
     assert [line for line in text.splitlines() if line in expected] == expected
     assert (report.held, report.in_use, report.refused) == ({1}, set(), {2})  # type: ignore[comparison-overlap]
     assert current_reports(disk_store) == []
+
+
+def test_a_side_car_reports_while_it_fetches(
+    disk_store: ReleaseStore, staging: Path, into: Path
+) -> None:
+    publish_tiny(disk_store, staging, 1)
+    file = Path(disk_store.url) / "models/user_tower/1/saved_model.pb"
+    whole = file.rename(file.with_name("whole"))
+    os.mkfifo(file)
+
+    def until_reported(held: set[int]) -> bool:
+        for _ in range(200):
+            if [report.held for report in current_reports(disk_store)] == [held]:
+                return True
+            time.sleep(0.05)
+        return False
+
+    with side_car_process(disk_store, into):
+        assert until_reported(set())
+        with file.open("wb"):  # opens once the side-car reads, whose look then fails
+            whole.replace(file)
+        assert until_reported({1})
 
 
 @pytest.mark.parametrize("address", ["9104", "x:", "127.0.0.1:70000"])
