@@ -1,7 +1,9 @@
 """Which releases should be in memory: following the store, at most two at a time."""
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 RESIDENT_RELEASES: Final = 2
 
+_MAY_PASS: Final = frozenset({RefusalReason.FILES, RefusalReason.UNEXPECTED})
+"""What may be the machine's fault, such as too little memory, or too many files open."""
+
 
 def _nothing() -> NDArray[np.int64]:
     return np.empty(0, np.int64)
@@ -41,7 +46,8 @@ class ReleaseHolder:
     done. `on_change` is called, in one of the first two threads, after each change. No release that
     `in_use` names makes room for another; a new one then waits. A withdrawn one leaves the status
     at once, and is still searched for `notice_seconds`: callers find out when they ask next. None
-    answers an article that `taken_down` names, int64[n].
+    answers an article that `taken_down` names, int64[n]. A release that is refused for its contents
+    stays refused; after any other failure it is tried again `retry_seconds` later.
     """
 
     def __init__(  # noqa: PLR0913 - each has a user
@@ -55,6 +61,7 @@ class ReleaseHolder:
         *,
         notice_seconds: float = 0.0,
         taken_down: Callable[[], NDArray[np.int64]] = _nothing,
+        retry_seconds: float = 600.0,
     ) -> None:
         self._store = store
         self._mirror = mirror
@@ -63,7 +70,8 @@ class ReleaseHolder:
         self._in_use = in_use
         self._taken_down = taken_down
         self._releases = HeldReleases(metrics, on_change, notice_seconds)
-        self._refused: set[int] = set()
+        self._retry_seconds = retry_seconds
+        self._refused: dict[int, float] = {}  # until when, by the monotonic clock
         self._mirror_refused: set[int] = set()
         self._waiting: int | None = None
         self._settled: Listing | None = None
@@ -112,9 +120,10 @@ class ReleaseHolder:
     def refresh(self, on_bytes: OnBytes = ignore_bytes) -> None:
         """Look at the store once and take what is new.
 
-        Raises StoreError or ReleaseError when that fails; what was held stays, and a server that
-        holds nothing takes what is left on local disk.
+        Raises StoreError or ReleaseError when that fails; what was held stays. A server that holds
+        nothing takes what is left on local disk.
         """
+        self._forget_what_may_have_passed()
         try:
             self._follow(on_bytes)
             self._split = self._store.split()
@@ -136,13 +145,20 @@ class ReleaseHolder:
             self._releases.withdraw(self._store.listing().withdrawn)
             self._split = self._store.split()
 
+    def _forget_what_may_have_passed(self) -> None:
+        now = time.monotonic()
+        refused = {release: until for release, until in self._refused.items() if now < until}
+        if len(refused) < len(self._refused):
+            self._refused, self._settled = refused, None
+
     def _follow(self, on_bytes: OnBytes) -> None:
         listing = self._store.listing()
         self._releases.withdraw(listing.withdrawn)
         if listing == self._settled:
             return
         self._busy.set()
-        self._refused &= set(listing.usable)
+        if listing.usable:  # else it may be the wrong store
+            self._refused = {r: until for r, until in self._refused.items() if r in listing.usable}
         self._releases.expect(self._expected(listing))
         self._take_newest(on_bytes)
         newest = next((r for r in listing.usable if r not in self.refused), None)
@@ -154,7 +170,7 @@ class ReleaseHolder:
     def _expected(self, listing: Listing) -> dict[int, Manifest]:
         """Manifests of the releases that are about to be fetched; unreadable ones are not."""
         expected = {}
-        passed_over = self._refused | self._mirror.refused.keys()
+        passed_over = self.refused
         usable = [release for release in listing.usable if release not in passed_over]
         ready = self.held.ready.keys()
         for release in releases_to_hold(usable, ready, self._in_use(), RESIDENT_RELEASES):
@@ -168,7 +184,7 @@ class ReleaseHolder:
     def _take_newest(self, on_bytes: OnBytes) -> None:
         """Fetch and load the newest releases; in the place of a refused one comes an older one."""
         refused = None
-        while refused != self._refused:
+        while refused != self._refused.keys():
             refused = set(self._refused)
             fetched = self._mirror.fetch(on_bytes, without=refused)
             self._count_mirror_refusals()
@@ -241,6 +257,7 @@ class ReleaseHolder:
         return release not in self._refused
 
     def _refuse(self, release: int, reason: RefusalReason) -> None:
-        self._refused.add(release)
+        lasts = self._retry_seconds if reason in _MAY_PASS else math.inf
+        self._refused = {**self._refused, release: time.monotonic() + lasts}
         self._metrics.refused[reason].inc()
         self._releases.give_up(release)

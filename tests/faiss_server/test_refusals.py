@@ -1,5 +1,6 @@
 """Bad releases: refused with a reason, and they cost nothing that is held."""
 
+import errno
 import json
 import logging
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from faiss_server import holder as holder_module
 from faiss_server import loaded as loaded_module
 from faiss_server.article_index import ArticleIndex, open_article_index
+from faiss_server.errors import RefusalReason, ReleaseRefusedError
 from faiss_server.holder import ReleaseHolder
 from faiss_server.loaded import LoadedRelease, load_release
 from releases.layout import INDEX_FILE, Part, manifest_path, part_path
@@ -156,6 +158,47 @@ def test_a_fault_in_loading_is_a_refusal_with_a_traceback(
     assert ready(holder) == []
     assert len([record for record in caplog.records if record.exc_info]) == 1
     assert metric(registry, "recsys_release_refused_total", reason="unexpected") == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "lasts"),
+    [
+        (MemoryError(), False),
+        (OSError(errno.EMFILE, "Too many open files"), False),
+        (ReleaseRefusedError(RefusalReason.FILES, "Too many open files"), False),
+        (ReleaseRefusedError(RefusalReason.INDEX, "another index"), True),
+        (ReleaseRefusedError(RefusalReason.GOLDEN_QUERIES, "other answers"), True),
+        (ReleaseRefusedError(RefusalReason.TABLES, "malformed"), True),
+    ],
+)
+def test_what_may_have_passed_is_tried_again_after_a_while(
+    holder: ReleaseHolder,
+    add: Callable[..., object],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    lasts: bool,
+) -> None:
+    add(A)
+    add(B)
+    now, tried, faults = [1000.0], list[int](), [fault]
+
+    def load(manifest: Manifest, root: Path) -> LoadedRelease:
+        tried.append(manifest.release)
+        if manifest.release == B and faults:
+            raise faults.pop()
+        return load_release(manifest, root)
+
+    monkeypatch.setattr(holder_module, "load_release", load)
+    monkeypatch.setattr("faiss_server.holder.time.monotonic", lambda: now[0])
+    holder.refresh()
+    now[0] += 599
+    holder.refresh()
+    assert (tried, ready(holder), set(holder.refused)) == ([B, A], [A], {B})
+    now[0] += 1
+    holder.refresh()
+    assert tried == ([B, A] if lasts else [B, A, B])
+    assert ready(holder) == ([A] if lasts else [A, B])
+    assert holder.refused == ({B} if lasts else set())
 
 
 def flip_a_bit(store: ReleaseStore) -> None:
