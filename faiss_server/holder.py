@@ -121,7 +121,8 @@ class ReleaseHolder:
         """Look at the store once and take what is new.
 
         Raises StoreError or ReleaseError when that fails; what was held stays. A server that holds
-        nothing takes what is left on local disk.
+        nothing takes what is on local disk where the store does not answer, or has no usable
+        release.
         """
         self._forget_what_may_have_passed()
         try:
@@ -161,6 +162,9 @@ class ReleaseHolder:
             self._refused = {r: until for r, until in self._refused.items() if r in listing.usable}
         self._releases.expect(self._expected(listing))
         self._take_newest(on_bytes)
+        if not listing.usable and not self.held.ready:
+            # A store that is not mounted looks so too. What is withdrawn the mirror has removed.
+            self._take(self._mirror.local())
         newest = next((r for r in listing.usable if r not in self.refused), None)
         self._note_waiting(None if newest in self.held.ready else newest)
         # The mirror tries refused ones again in its own time; one that waits needs another look.

@@ -264,6 +264,44 @@ def test_releases_on_local_disk_are_served_while_the_store_is_away(
     assert not restarted.held.loading
 
 
+def test_releases_on_local_disk_are_served_where_the_store_looks_empty(
+    add: Callable[..., object],
+    store: ReleaseStore,
+    tmp_path: Path,
+    holder: ReleaseHolder,
+) -> None:
+    add(A)
+    add(B)
+    holder.refresh()
+    mounted, elsewhere = Path(store.url), tmp_path / "elsewhere"
+    mounted.rename(elsewhere)
+    into = tmp_path / "local"
+    mirror = Mirror(store, into, [Part.INDEX])
+    metrics = FaissServerMetrics(CollectorRegistry())
+    restarted = ReleaseHolder(store, mirror, into, metrics, lambda: None)
+    restarted.refresh()
+    assert ready(restarted) == [A, B]
+    elsewhere.rename(mounted)
+    store.withdraw(B)
+    restarted.refresh()
+    assert ready(restarted) == [A]
+
+
+def test_what_is_withdrawn_is_not_taken_from_local_disk(
+    add: Callable[..., object],
+    store: ReleaseStore,
+    tmp_path: Path,
+    holder: ReleaseHolder,
+    changes: list[None],
+) -> None:
+    add(A)
+    into = tmp_path / "local"
+    Mirror(store, into, [Part.INDEX]).sync()
+    store.withdraw(A)
+    holder.refresh()
+    assert changes == []
+
+
 def test_an_idle_store_costs_one_listing_for_each_look(
     holder: ReleaseHolder,
     add: Callable[..., object],
