@@ -1,7 +1,8 @@
 """Articles that are taken down: sold, deleted, reported. They are in no answer of any release.
 
 The set is in Redis, where all replicas follow it. Each keeps what it knew last on local disk: a
-server that starts while Redis is away goes by that.
+server that starts while Redis is away goes by that, and until Redis has confirmed it gives it to an
+empty Redis only.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -43,6 +44,19 @@ class TakenDown:
     """Ascending."""
     token: str = ""
     """Of the newest change. Another one with the same version means that a change was lost."""
+    from_disk: bool = False
+    """Read from a file that may be of any age, and not found in the store since."""
+
+    def is_lost_by(self, life: str, version: int) -> bool:
+        """Whether a store of this life and version has lost this set, and is to be given it back.
+
+        Not where a file alone tells of another life: what was taken back since would go again.
+        """
+        if not self.life:
+            return False
+        if life == self.life:
+            return version <= self.version
+        return not (life and self.from_disk)
 
     @property
     def digest(self) -> int:
@@ -59,7 +73,7 @@ class TakeDownStore(Protocol):
     def read(self, known: TakenDown) -> TakenDown:
         """Answer the set of now; `known` itself where that is it.
 
-        A store that has lost changes is given back what is known.
+        A store that has lost what is known (`TakenDown.is_lost_by`) is given it back.
         """
         ...
 
@@ -155,12 +169,27 @@ class TakenDownArticles:
         self._metrics.taken_down_unconfirmed.set(0)
         self._reported = None
         if taken is self._now:
+            if taken.from_disk:
+                self._now = replace(taken, from_disk=False)
             return
+        self._warn_of_another_life(taken)
         self._now, self._digest = taken, taken.digest
         self._looked.set()  # whoever is told of the change asks for it
         self._metrics.taken_down.set(taken.article_ids.size)
         self._on_change()
         _write(self._file, taken)
+
+    def _warn_of_another_life(self, taken: TakenDown) -> None:
+        if not self._now.from_disk or taken.life == self._now.life:
+            return
+        dropped = np.setdiff1d(self._now.article_ids, taken.article_ids).size
+        if dropped:
+            logger.warning(
+                "%s: is older than what Redis has, or of another Redis: %d articles in it are "
+                "not taken down",
+                self._file,
+                dropped,
+            )
 
 
 def _read(file: Path) -> TakenDown:
@@ -169,7 +198,9 @@ def _read(file: Path) -> TakenDown:
         ids = np.unique(np.array(document["article_ids"], np.int64))
         # The first versions of the file have no token; neither had Redis.
         token = str(document.get("token", ""))
-        return TakenDown(str(document["life"]), int(document["version"]), ids, token)
+        return TakenDown(
+            str(document["life"]), int(document["version"]), ids, token, from_disk=True
+        )
     except FileNotFoundError:
         return TakenDown()
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:

@@ -3,10 +3,11 @@
 Key layout: `recsys:{taken_down}:articles` is a set of article ids in decimal;
 `recsys:{taken_down}:state` is a hash: `version` grows with each change, `token` is drawn anew by
 each, `life` when there is none. Another life, a smaller version, or another token with the same
-version (a change was lost, and another one made since) means that Redis has lost changes. The
-braces keep both on one node of a cluster.
+version (a change was lost, and another one made since) means that Redis has lost changes, or that
+what is compared with it comes from an old file. The braces keep both on one node of a cluster.
 """
 
+import logging
 import secrets
 import sys
 from collections.abc import Collection, Iterator
@@ -25,6 +26,8 @@ from service_runtime.errors import BackendUnavailableError, InvalidRequestError
 from service_runtime.redis_access import access_options
 
 __all__ = ["ARTICLES_KEY", "STATE_KEY", "RedisTakeDowns", "read_article_ids"]
+
+logger = logging.getLogger(__name__)
 
 ARTICLES_KEY: Final = "recsys:{taken_down}:articles"
 STATE_KEY: Final = "recsys:{taken_down}:state"
@@ -59,7 +62,7 @@ class RedisTakeDowns:
             life, version, token = _state_of(self._client.hmget(STATE_KEY, _STATE_FIELDS))
             if (life, version, token) == (known.life, known.version, known.token):
                 return known
-            if known.life and (life != known.life or version <= known.version):
+            if known.is_lost_by(life, version):
                 self._give_back(known, version)
             return self._whole()
 
@@ -95,6 +98,10 @@ class RedisTakeDowns:
                 transaction.sadd(ARTICLES_KEY, *part)
             _count_change(transaction, by=max(1, known.version - version + 1))
             transaction.execute()
+        logger.warning(
+            "Redis had lost what is taken down: %d articles are given back to it",
+            known.article_ids.size,
+        )
 
 
 def _whole(transaction: Any) -> TakenDown:

@@ -57,7 +57,7 @@ class Fake:
             raise BackendUnavailableError("away")
         if (self.life, self.version, self.token) == (known.life, known.version, known.token):
             return known
-        if known.life and (self.life != known.life or self.version <= known.version):
+        if known.is_lost_by(self.life, self.version):
             self._write(set(known.article_ids.tolist()), set())
         return self._whole()
 
@@ -111,6 +111,12 @@ class Replica:
                 SearchQuery(random_vectors(3, 1), k, nprobe)
             ).article_ids.tolist()
         }
+
+
+def write_file(file: Path, article_ids: list[int]) -> None:
+    """Let a disk say that these are taken down, as of a life of Redis that is over."""
+    document = {"life": "another", "version": 9, "token": "x", "article_ids": article_ids}
+    file.write_text(json.dumps(document))
 
 
 ARTICLES = st.sets(st.integers(0, 30), min_size=1, max_size=6)
@@ -168,6 +174,16 @@ def machine(  # noqa: C901 - rules
         def a_server_is_restarted(self, number: int) -> None:
             self.replicas[number] = self._start(number)
 
+        @precondition(lambda self: self.store.life and not self.store.away)
+        @rule(number=st.integers(0, 1), places=ARTICLES)
+        def a_server_comes_with_the_disk_of_another_life(
+            self, number: int, places: set[int]
+        ) -> None:
+            gone = [known[place] for place in places]
+            write_file(self.folder / f"{number}.json", gone)
+            self.replicas[number] = self._start(number)
+            self._look()
+
         @rule(away=st.booleans())
         def redis_goes_or_comes_back(self, away: bool) -> None:
             self.store.away = away
@@ -213,6 +229,33 @@ def test_without_redis_at_start_the_last_state_on_disk_counts_and_a_metric_says_
     store.away = False
     after.look()
     assert metric(registry, "recsys_taken_down_unconfirmed") == 0
+
+
+def test_an_old_file_takes_nothing_down_where_redis_has_lived_on(
+    tmp_path: Path, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, file = Fake(), tmp_path / "taken_down.json"
+    store.change(TakenDown(), [5], ())
+    write_file(file, [5, 6, 7])
+    taken = TakenDownArticles(lambda: store, file, FaissServerMetrics(registry), lambda: None)
+    assert taken.now.article_ids.tolist() == [5, 6, 7]
+    taken.look()
+    assert taken.now.article_ids.tolist() == sorted(store.members) == [5]
+    assert "2 articles in it are not taken down" in caplog.text
+
+
+def test_what_the_file_says_counts_again_once_redis_has_confirmed_it(
+    tmp_path: Path, registry: CollectorRegistry
+) -> None:
+    store, file = Fake(), tmp_path / "taken_down.json"
+    metrics = FaissServerMetrics(CollectorRegistry())
+    TakenDownArticles(lambda: store, file, metrics, lambda: None).remove([5, 6])
+    taken = TakenDownArticles(lambda: store, file, FaissServerMetrics(registry), lambda: None)
+    taken.look()
+    store.forget()
+    store.change(TakenDown(), [9], ())  # by someone who knows nothing
+    taken.look()
+    assert store.members == {5, 6, 9}
 
 
 @pytest.mark.parametrize(
@@ -335,9 +378,8 @@ async def test_a_redis_that_is_away_is_unavailable_and_keeps_no_server_from_serv
     store: ReleaseStore, published: Made, tmp_path: Path
 ) -> None:
     gone = published.article_ids[:9].tolist()
-    document = {"life": "a", "version": 1, "token": "b", "article_ids": gone}
     (tmp_path / "local").mkdir()
-    (tmp_path / "local" / "taken_down.json").write_text(json.dumps(document))
+    write_file(tmp_path / "local" / "taken_down.json", gone)
     async with running(store, tmp_path, redis_url="redis://127.0.0.1:1/0") as server:
         await server.until_ready(SERVED)
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -1,6 +1,7 @@
 """What is taken down, in Redis: read by all, never lost, as many as can be told."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_a_redis_that_lost_everything_is_given_it_back_even_after_others_wrote(
     assert ids(takes.change(TakenDown(), [9], ())) == [9]  # by someone who knows nothing
     assert ids(takes.read(known)) == [1, 2, 9]
     assert ids(takes.read(TakenDown())) == [1, 2, 9]
+
+
+def test_what_is_known_from_disk_alone_is_given_back_to_an_empty_redis_only(
+    takes: RedisTakeDowns, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    known = replace(takes.change(TakenDown(), [1, 2], ()), from_disk=True)
+    client.flushall()
+    assert ids(takes.change(TakenDown(), [9], ())) == [9]
+    assert ids(takes.read(known)) == [9]
+    assert caplog.text == ""
+    client.flushall()
+    assert ids(takes.read(known)) == [1, 2]
+    assert "2 articles are given back" in caplog.text
 
 
 def lost_change(takes: RedisTakeDowns, client: Any) -> TakenDown:
