@@ -123,7 +123,7 @@ def article_index_of(kind: IndexKind, path: Path, refine_factor: float) -> Artic
 
 def _number_by_position(kind: IndexKind, path: Path) -> NDArray[np.int64]:
     """Have the lists number the articles by position; answer the ids, ascending."""
-    views = _ids_in_lists(kind.ivf)
+    views = kind.ids_in_lists()
     numbers: NDArray[np.int64] = np.concatenate(views)
     numbers.sort()
     if kind.has_id_map:
@@ -140,16 +140,6 @@ def _number_by_position(kind: IndexKind, path: Path) -> NDArray[np.int64]:
         for view in views:
             view[:] = np.searchsorted(numbers, view)
     return numbers
-
-
-def _ids_in_lists(ivf: Any) -> list[NDArray[np.int64]]:
-    """View the ids of each list that is not empty, to be changed in place."""
-    lists = faiss.downcast_InvertedLists(ivf.invlists)
-    return [
-        faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
-        for number in range(ivf.nlist)
-        if lists.list_size(number)
-    ]
 
 
 def _refuse(path: Path, message: str) -> NoReturn:

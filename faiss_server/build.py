@@ -140,6 +140,12 @@ def tune_index(
         kind = IndexKind.of(index)
     except UnservedKindError as error:
         raise BuildError(str(error)) from None
+    missing = np.setdiff1d(ids, kind.article_ids())
+    if missing.size:
+        raise BuildError(
+            f"the index lacks {missing.size} of the {len(ids)} ids, such as {missing[0]}: give the "
+            "ids that it was built with"
+        )
     return _tune(kind, vectors, ids, goal, on_progress)
 
 

@@ -173,6 +173,22 @@ class IndexKind:
         most: int = quantizer.nlist
         return faiss.SearchParametersIVF(nprobe=min(most, max(_LEAST_CENTRE_LISTS, wanted)))
 
+    def ids_in_lists(self) -> list[NDArray[np.int64]]:
+        """View the numbers in each list that is not empty, int64, to be changed in place."""
+        lists = faiss.downcast_InvertedLists(self.ivf.invlists)
+        return [
+            faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
+            for number in range(self.lists)
+            if lists.list_size(number)
+        ]
+
+    def article_ids(self) -> NDArray[np.int64]:
+        """Answer the ids of an index that is not empty, int64[n], in no order."""
+        if self.has_id_map:
+            ids: NDArray[np.int64] = faiss.vector_to_array(self.index.id_map)
+            return ids
+        return np.concatenate(self.ids_in_lists())
+
     def set_defaults(self, nprobe: int, refine_factor: float) -> None:
         """Have searches without parameters, and the index's file, use these."""
         self.ivf.nprobe = nprobe

@@ -89,6 +89,13 @@ def test_tune_rewrites_what_is_known(built, files):
     assert after.type == before.type
 
 
+def test_tuning_with_other_ids_changes_nothing(built, files, capsys):
+    before = {file.name: file.read_bytes() for file in built.iterdir()}
+    assert run(["tune", str(built), "--vectors", str(files / "vectors.npy")]) == 1
+    assert "lacks 2000 of the 2000 ids, such as 0" in " ".join(capsys.readouterr().err.split())
+    assert {file.name: file.read_bytes() for file in built.iterdir()} == before
+
+
 def test_the_users_who_ask_are_drawn_from_the_whole_file_by_the_seed(
     built, files, tmp_path, monkeypatch
 ):

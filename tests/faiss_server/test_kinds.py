@@ -181,6 +181,8 @@ def test_an_index_is_tuned_anew_for_another_recall(built):
     kind.set_defaults(built.info.nprobe, built.info.refine_factor)
     with pytest.raises(BuildError, match=r"the index has 3000 articles of 8 values"):
         tune_index(kind.index, VECTORS[:10], IDS[:10], goal)
+    with pytest.raises(BuildError, match=r"lacks 1 of the 3000 ids, such as 7: give the ids"):
+        tune_index(kind.index, VECTORS, np.append(IDS[1:], 7), goal)
 
 
 @pytest.mark.parametrize(("points", "count"), [(50, 50), (400, 9), (3000, 77), (3000, 1)])
