@@ -33,7 +33,8 @@ __all__ = [
 SCHEMA_VERSION: Final = 1
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Id = Annotated[int, Field(ge=0)]
+# Servers tell numbers in messages, as int64 or int32.
+Id = Annotated[int, Field(ge=0, lt=2**63)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -45,7 +46,7 @@ class FileEntry(_Model):
     """One file, its path relative to the store."""
 
     path: str
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, lt=2**63)]
     sha256: Sha256
 
     @field_validator("path")
@@ -101,7 +102,7 @@ class IndexInfo(_Model):
 
     type: str
     """faiss factory string, such as `IVF1024,Flat`."""
-    lists: Annotated[int, Field(ge=1)]
+    lists: Annotated[int, Field(ge=1, lt=2**31)]
     nprobe: Annotated[int, Field(ge=1)]
     recall_at_200: Fraction
     """Mean over held-out user vectors, against exact search, with that nprobe."""
@@ -141,14 +142,14 @@ class Manifest(_Model):
     """A published release. It exists only once this document does."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
-    release: Annotated[int, Field(gt=0)]
+    release: Annotated[int, Field(gt=0, lt=2**63)]
     """Id: the unix second at which the run started."""
     run_started: str
     """The same moment, ISO 8601 in UTC, for people."""
     data: DataWindow
     dimension: Annotated[int, Field(ge=1)]
     metric: Literal["inner_product"] = "inner_product"
-    article_count: Annotated[int, Field(ge=1)]
+    article_count: Annotated[int, Field(ge=1, lt=2**63)]
     vocabulary_sha256: Sha256
     """Of the article ids in vocabulary order, packed little-endian int64."""
     model_signature: ModelSignature

@@ -22,16 +22,16 @@ class Split(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     schema_version: Literal[1] = 1
-    release: Annotated[int, Field(gt=0)]
+    release: Annotated[int, Field(gt=0, lt=2**63)]
     share: Annotated[float, Field(ge=0, le=1)]
-    changed_at_ms: Annotated[int, Field(ge=0)]
+    changed_at_ms: Annotated[int, Field(ge=0, lt=2**63)]
     """Unix time in ms; of two splits the later one counts."""
 
 
 def read_split_argument(text: str) -> Split:
     """Read `RELEASE=SHARE%` as of now; raises ReleaseError when it is not of that form."""
     found = _ARGUMENT.fullmatch(text)
-    if found is None or float(found[2]) > 100:
+    if found is None or float(found[2]) > 100 or int(found[1]) >= 2**63:
         raise ReleaseError(f"{text!r} is no split: write RELEASE=SHARE%, such as 1700000000=10%")
     return Split(
         release=int(found[1]), share=float(found[2]) / 100, changed_at_ms=time.time_ns() // 10**6

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -130,6 +131,8 @@ def test_a_path_outside_the_release_is_refused(tmp_path: Path, path: str) -> Non
     [
         ("schema_version", 2),
         ("release", 0),
+        ("release", 2**63),
+        ("article_count", 2**63),
         ("dimension", 0),
         ("vocabulary_sha256", "short"),
         ("metric", "l2"),
@@ -142,6 +145,25 @@ def test_a_wrong_field_is_named(tmp_path: Path, field: str, value: object) -> No
     document = tiny_release(tmp_path, 7).model_dump(mode="json") | {field: value}
     with pytest.raises(ManifestError, match=rf"^7\.json: {field}: "):
         parse_manifest(json.dumps(document), "7.json")
+
+
+def test_an_id_or_a_number_that_no_message_can_tell_is_refused(tmp_path: Path) -> None:
+    too_much = {
+        "golden_histories.0.history.0": 2**63,
+        "golden_histories.0.expected_article_ids.0": 2**63,
+        "golden_queries.0.article_ids.0": 2**63,
+        "index.lists": 2**31,
+        "files.0.size": 2**63,
+    }
+    for field, value in too_much.items():
+        document = tiny_release(tmp_path, 7).model_dump(mode="json")
+        *steps, last = [int(step) if step.isdecimal() else step for step in field.split(".")]
+        place: Any = document
+        for step in steps:
+            place = place[step]
+        place[last] = value
+        with pytest.raises(ManifestError, match=rf"^7\.json: {field}: "):
+            parse_manifest(json.dumps(document), "7.json")
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"null"])

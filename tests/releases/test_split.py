@@ -1,5 +1,7 @@
 """A split: read from the command line, stored, read back."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +14,10 @@ from releases.store import ReleaseStore
 
 @given(
     st.builds(
-        Split, release=st.integers(1, 2**62), share=st.floats(0, 1), changed_at_ms=st.integers(0)
+        Split,
+        release=st.integers(1, 2**63 - 1),
+        share=st.floats(0, 1),
+        changed_at_ms=st.integers(0, 2**63 - 1),
     )
 )
 def test_a_split_survives_being_stored(split):
@@ -20,7 +25,8 @@ def test_a_split_survives_being_stored(split):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "5", "5=", "5=10", "0=10%", "-5=10%", "5=101%", "5=-1%", "5=x%"]
+    "text",
+    ["", "5", "5=", "5=10", "0=10%", "-5=10%", "5=101%", "5=-1%", "5=x%", f"{2**63}=10%"],
 )
 def test_what_is_no_split_is_refused(text):
     with pytest.raises(ReleaseError, match="RELEASE=SHARE%"):
@@ -45,10 +51,15 @@ def test_a_wrong_split_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_malformed_file_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("share", 2), ("release", 2**63), ("changed_at_ms", 2**63), ("from_the_future", 1)],
+)
+def test_a_malformed_file_is_named(tmp_path, field, value):
+    document = {"release": 1, "share": 0.5, "changed_at_ms": 7} | {field: value}
     (tmp_path / "releases").mkdir()
-    (tmp_path / "releases" / "split.json").write_text('{"release": 1, "share": 2}')
-    with pytest.raises(ReleaseError, match=r"split\.json: share"):
+    (tmp_path / "releases" / "split.json").write_text(json.dumps(document))
+    with pytest.raises(ReleaseError, match=rf"split\.json: {field}: "):
         ReleaseStore(str(tmp_path)).split()
 
 
