@@ -58,25 +58,29 @@ class Reporter:
     def __init__(self, store: ReleaseStore, server: str) -> None:
         self._store = store
         self._server = re.sub(r"[^A-Za-z0-9._-]", "_", server)[:200]
-        self._last: ServingReport | None = None
+        self._said: tuple[frozenset[int], ...] = ()
+        self._due_at = 0.0
 
     def tell(
         self, held: Collection[int], in_use: Collection[int], refused: Collection[int]
     ) -> None:
         """Write a report if one is due; raises StoreError."""
+        said = (frozenset(held), frozenset(in_use), frozenset(refused))
+        now = time.monotonic()  # the wall clock may be put back
+        if said == self._said and now < self._due_at:
+            return
         report = ServingReport(
             server=self._server,
             reported_at_ms=time.time_ns() // 10**6,
-            held=frozenset(held),
-            in_use=frozenset(in_use),
-            refused=frozenset(refused),
+            held=said[0],
+            in_use=said[1],
+            refused=said[2],
         )
-        if self._last is None or _is_due(report, self._last):
-            try:
-                write_report(self._store, report)
-            except StoreError as error:
-                raise StoreError(f"what is in service cannot be told: {error}") from error
-            self._last = report
+        try:
+            write_report(self._store, report)
+        except StoreError as error:
+            raise StoreError(f"what is in service cannot be told: {error}") from error
+        self._said, self._due_at = said, now + REPORT_SECONDS
 
     def take_back(self) -> None:
         """Remove the report: the server ends. Without the store it grows old by itself."""
@@ -84,12 +88,6 @@ class Reporter:
             remove_report(self._store, self._server)
         except StoreError as error:
             logger.warning("the report of what is in service stays for half a minute: %s", error)
-
-
-def _is_due(report: ServingReport, last: ServingReport) -> bool:
-    since = report.reported_at_ms - last.reported_at_ms
-    same = report.model_copy(update={"reported_at_ms": last.reported_at_ms}) == last
-    return not same or since >= REPORT_SECONDS * 1000
 
 
 def write_report(store: ReleaseStore, report: ServingReport) -> None:
@@ -102,10 +100,15 @@ def remove_report(store: ReleaseStore, server: str) -> None:
     store.remove_file(_path(server))
 
 
-def current_reports(store: ReleaseStore, now_ms: int | None = None) -> list[ServingReport]:
-    """Read the reports of servers that were alive half a minute ago."""
-    oldest = (time.time_ns() // 10**6 if now_ms is None else now_ms) - _CURRENT_MS
-    return [report for _, report in _reports(store) if report.reported_at_ms >= oldest]
+def current_reports(store: ReleaseStore) -> list[ServingReport]:
+    """Read the reports of servers that were alive half a minute ago.
+
+    How old one is from further in the future, written before a clock was put back, is not known.
+    """
+    now = time.time_ns() // 10**6
+    return [
+        report for _, report in _reports(store) if abs(now - report.reported_at_ms) <= _CURRENT_MS
+    ]
 
 
 def releases_in_use(reports: Iterable[ServingReport]) -> frozenset[int]:
@@ -113,9 +116,9 @@ def releases_in_use(reports: Iterable[ServingReport]) -> frozenset[int]:
     return frozenset().union(*(report.in_use for report in reports))
 
 
-def remove_old_reports(store: ReleaseStore, now_ms: int | None = None) -> None:
+def remove_old_reports(store: ReleaseStore) -> None:
     """Remove what servers reported that are gone for a day."""
-    oldest = (time.time_ns() // 10**6 if now_ms is None else now_ms) - _OLD_MS
+    oldest = time.time_ns() // 10**6 - _OLD_MS
     for path, report in _reports(store):
         if report.reported_at_ms < oldest:
             store.remove_file(path)

@@ -34,8 +34,9 @@ def test_a_server_reports_changes_at_once_and_else_now_and_then(
 ) -> None:
     written: list[ServingReport] = []
     monkeypatch.setattr(serving_module, "write_report", lambda _, report: written.append(report))
-    now_ns = [10**18]
+    now_ns, elapsed = [10**18], [500.0]
     monkeypatch.setattr("releases.serving.time.time_ns", lambda: now_ns[0])
+    monkeypatch.setattr("releases.serving.time.monotonic", lambda: elapsed[0])
     reporter = ServingReporter(store, holder, in_use)
     reporter.report(ignore_bytes)
     reporter.begin("faiss-1")
@@ -47,13 +48,17 @@ def test_a_server_reports_changes_at_once_and_else_now_and_then(
     in_use.tell([A, C], [D])
     reporter.report(ignore_bytes)
     reporter.report(ignore_bytes)
-    now_ns[0] += 10**10
+    now_ns[0] -= 3600 * 10**9  # the clock is put back
+    elapsed[0] += 9.5
+    reporter.report(ignore_bytes)
+    assert len(written) == 2
+    elapsed[0] += 0.5
     reporter.report(ignore_bytes)
     empty, full, again = written
     assert empty.held == empty.in_use == empty.refused == frozenset()
     assert full.held == full.in_use == frozenset({A})
     assert full.refused == frozenset({B})
-    assert again == full.model_copy(update={"reported_at_ms": full.reported_at_ms + 10_000})
+    assert again == full.model_copy(update={"reported_at_ms": full.reported_at_ms - 3_600_000})
 
 
 async def test_what_callers_answer_from_is_reported_into_the_store_and_taken_back(

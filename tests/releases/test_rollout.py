@@ -41,6 +41,8 @@ def test_reports_replace_each_other_and_grow_old(store: ReleaseStore) -> None:
     write_report(store, report("faiss-2", in_use={2}))
     write_report(store, newer := report(in_use={3, 4}))
     write_report(store, report("faiss-3", age_ms=60_000, in_use={5}))
+    clock_put_back = report("faiss-4", age_ms=-60_000, in_use={6})
+    write_report(store, clock_put_back)
     assert {one.server: one.in_use for one in current_reports(store)} == {
         "faiss-1": {3, 4},
         "faiss-2": {2},
