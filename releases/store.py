@@ -67,7 +67,7 @@ class ReleaseStore:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        with self._store_errors():
+        with self._store_errors(""):
             # An instance of its own: fsspec would hand a cached one to others of this process,
             # whose invalidations and closing would then reach this store.
             self._fs, self._root = url_to_fs(
@@ -124,25 +124,22 @@ class ReleaseStore:
 
         Raises ReleaseNotFoundError, or ManifestError when it is malformed.
         """
-        path = self._path(manifest_path(release))
+        path = manifest_path(release)
         try:
-            with self._store_errors():
-                text: bytes = self._fs.cat_file(path)
+            text = self.read_file(path)
         except FileNotFoundError:
             raise self._not_found(release) from None
-        manifest = parse_manifest(text, self._shown(manifest_path(release)))
+        manifest = parse_manifest(text, self._shown(path))
         if manifest.release != release:
             raise ManifestError(
-                f"{self._shown(manifest_path(release))}: release: is {manifest.release}, "
-                "which is not the file's name"
+                f"{self._shown(path)}: release: is {manifest.release}, which is not the file's name"
             )
         return manifest
 
     def split(self) -> Split | None:
         """Read the split; None where none was ever made. Raises ReleaseError when malformed."""
         try:
-            with self._store_errors():
-                text: bytes = self._fs.cat_file(self._path(SPLIT_FILE))
+            text = self.read_file(SPLIT_FILE)
         except FileNotFoundError:
             return None
         return parse_split(text, self._shown(SPLIT_FILE))
@@ -155,23 +152,30 @@ class ReleaseStore:
         """Size in bytes of every file of a release, by its path relative to the store."""
         sizes: dict[str, int] = {}
         for part in Part:
-            with self._store_errors():
-                found = self._fs.find(self._path(part_path(part, release)), detail=True)
+            home = part_path(part, release)
+            with self._store_errors(home):
+                found = self._fs.find(self._path(home), detail=True)
             sizes |= {self._relative(name): int(info["size"]) for name, info in found.items()}
         return sizes
 
     def size(self, path: str) -> int | None:
         """Size of one file in bytes; None where there is none."""
         try:
-            with self._store_errors():
+            with self._store_errors(path):
                 return int(self._fs.info(self._path(path))["size"])
         except FileNotFoundError:
             return None
 
+    def read_file(self, path: str) -> bytes:
+        """Read a small file; raises FileNotFoundError when there is none."""
+        with self._store_errors(path):
+            data: bytes = self._fs.cat_file(self._path(path))
+        return data
+
     def chunks(self, path: str) -> Iterator[bytes]:
         """Read one file piece by piece; raises FileNotFoundError when there is none."""
         with (
-            self._store_errors(),
+            self._store_errors(path),
             self._fs.open(self._path(path), "rb", block_size=_BLOCK_BYTES) as stream,
         ):
             while chunk := stream.read(_CHUNK_BYTES):
@@ -182,7 +186,7 @@ class ReleaseStore:
 
         When `chunks` raises, nothing of it is there. Holds no more than a few MB in memory.
         """
-        with self._store_errors(writing=True):
+        with self._store_errors(path, writing=True):
             if self._local is not None:
                 with replacing(self._local / path) as target:
                     target.writelines(chunks)
@@ -207,7 +211,7 @@ class ReleaseStore:
 
     def put(self, path: str, data: bytes) -> None:
         """Write a small file, in place of an older one."""
-        with self._store_errors(writing=True):
+        with self._store_errors(path, writing=True):
             if self._local is None:
                 self._fs.pipe_file(self._path(path), data)
                 return
@@ -220,7 +224,7 @@ class ReleaseStore:
 
     def create(self, path: str, data: bytes) -> None:
         """Write a small file in one step; raises FileExistsError when there is one already."""
-        with self._store_errors(writing=True):
+        with self._store_errors(path, writing=True):
             if self._local is not None:
                 create_file(self._local / path, data)
                 return
@@ -265,7 +269,7 @@ class ReleaseStore:
         self._remove(path, recursive=False)
 
     def _remove(self, path: str, *, recursive: bool) -> None:
-        with self._store_errors():
+        with self._store_errors(path):
             try:
                 self._fs.rm(self._path(path), recursive=recursive)
             except FileNotFoundError:
@@ -273,7 +277,7 @@ class ReleaseStore:
 
     def _names(self, folder: str) -> list[str]:
         try:
-            with self._store_errors():
+            with self._store_errors(folder):
                 found: list[str] = self._fs.ls(self._path(folder), detail=False)
         except FileNotFoundError:
             return []
@@ -294,7 +298,7 @@ class ReleaseStore:
         )
 
     @contextmanager
-    def _store_errors(self, *, writing: bool = False) -> Iterator[None]:
+    def _store_errors(self, path: str, *, writing: bool = False) -> Iterator[None]:
         try:
             yield
         except (ReleaseError, FileExistsError):
@@ -302,8 +306,12 @@ class ReleaseStore:
         except Exception as error:  # clients of S3 and GCS have no common base for theirs
             if isinstance(error, FileNotFoundError) and not writing:
                 raise  # of what is written it is the bucket that is not there
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise StoreError(f"{self.url}: {reason}") from error
+            where, why = self.url, str(error)
+            if isinstance(error, OSError) and error.strerror:
+                # The whole text may name an unfinished file, which has another name each time.
+                where, why = self._shown(path), str(error.strerror)
+            reason = " ".join(why.split()) or type(error).__name__
+            raise StoreError(f"{where}: {reason}") from error
 
 
 def _discard(stream: Any) -> None:

@@ -197,7 +197,7 @@ def test_a_copy_that_finds_no_room_is_one_line_and_can_be_repeated(
     assert output.out == ""
     assert output.err == (
         f"error: embeddings/items/7/vectors.npy: not copied from {disk_store.url} to {target.url}: "
-        f"{target.url}: [Errno 28] No space left on device\n"
+        f"{target.url}/embeddings/items/7/vectors.npy: No space left on device\n"
     )
     assert target.published() == []
     assert not list(Path(target.url).rglob("*.partial"))

@@ -165,6 +165,16 @@ def test_a_folder_that_is_a_file_is_a_store_error(tmp_path: Path) -> None:
         ReleaseStore(str(tmp_path / "file")).published()
 
 
+def test_a_file_that_cannot_be_written_is_told_in_the_same_words_each_time(
+    disk_store: ReleaseStore,
+) -> None:
+    path = f"serving/{'x' * 250}.json"
+    for _ in range(2):
+        with pytest.raises(StoreError) as caught:
+            disk_store.put(path, b"")
+        assert str(caught.value) == f"{disk_store.url}/{path}: File name too long"
+
+
 def test_a_withdrawal_marker_alone_publishes_nothing(store: ReleaseStore, staging: Path) -> None:
     store.create(withdrawn_path(7), b"")
     assert (store.published(), store.usable()) == ([], [])
