@@ -30,15 +30,16 @@ def publish(
 
     The release becomes visible in one step, at the end. Before that it will `wait` for the previous
     release to come into service everywhere, since servers hold two (None: it does not care). A
-    publish that died half-way is repeated by calling this again with the same contents; with others
-    only if told to `take_over`, which is safe once the first publisher is dead. What is in the
-    store already and sound, since `copy_ahead` or a dead publisher put it there, is not sent again.
-    `on_bytes` hears of every byte three times: when checked, when stored and when read back.
-    Raises ReleaseExistsError, ReleaseClaimedError while other contents are being published under
-    this id, NotInServiceError, StoreError, or IncompleteReleaseError naming the files that are not
-    what the manifest says.
+    publish that died, at whatever moment, is repeated by calling this again with the same contents;
+    with others only if told to `take_over`, which is safe once the first publisher is dead. What is
+    in the store already and sound, since `copy_ahead` or a dead publisher put it there, is not sent
+    again. `on_bytes` hears of every byte three times: when checked, when stored and when read back.
+    Raises ReleaseExistsError where this id is published with other contents, or withdrawn,
+    ReleaseClaimedError while others are being published under it, NotInServiceError, StoreError, or
+    IncompleteReleaseError naming the files that are not what the manifest says.
     """
-    store.refuse_published(manifest.release)
+    if _is_finished(store, manifest):
+        return _nothing_sent(manifest)
     _check_staging(staging, manifest, on_bytes)
     source = ReleaseStore(str(staging))
     return _publish_from(source, store, manifest, on_bytes, take_over=take_over, wait=wait)
@@ -61,7 +62,8 @@ def copy_release(
     manifest = source.manifest(release)
     if release in source.withdrawn():
         raise ReleaseNotFoundError(f"{source.url}: release {release} is withdrawn: copy another")
-    target.refuse_published(release)
+    if _is_finished(target, manifest):
+        return _nothing_sent(manifest)
     return _publish_from(source, target, manifest, on_bytes, take_over=take_over, wait=wait)
 
 
@@ -74,25 +76,51 @@ def _publish_from(
     take_over: bool,
     wait: Wait | None,
 ) -> Transferred:
-    document = manifest.model_dump_json(indent=1).encode() + b"\n"
-    claim = claim_to_publish(store, manifest, document)
+    claim = claim_to_publish(store, manifest, _document(manifest))
     claim.take(take_over=take_over)
-    if store.is_published(manifest.release):  # since the first look
-        claim.remove()
-        raise store.exists_error(manifest.release)
+    if _is_finished(store, manifest):  # since the first look
+        return _nothing_sent(manifest)
     _remove_leftovers(store, manifest)
     transferred = copy_files(source, store, manifest.files, on_bytes)
     _check_stored_sizes(store, manifest)
     if wait is not None:
         wait_for_service(store, manifest.release, wait)
-    store.refuse_published(manifest.release)
+    if _is_finished(store, manifest):
+        return transferred
     claim.check()
     try:
-        store.create(manifest_path(manifest.release), document)
-    except FileExistsError:
-        raise store.exists_error(manifest.release) from None
-    claim.remove()
+        store.create(manifest_path(manifest.release), _document(manifest))
+    except FileExistsError:  # another's, or ours: clients ask again where an answer was lost
+        if not _is_finished(store, manifest):
+            raise store.exists_error(manifest.release) from None
+    else:
+        claim.remove()
     return transferred
+
+
+def _is_finished(store: ReleaseStore, manifest: Manifest) -> bool:
+    """Whether this very release is published; what was left of its claim is then removed.
+
+    Raises ReleaseExistsError where it is published with other contents, or withdrawn.
+    """
+    release = manifest.release
+    listing = store.listing()
+    if release not in listing.published:
+        return False
+    store.remove_claim(release)
+    stored = store.read_file(manifest_path(release))
+    if release in listing.withdrawn or stored != _document(manifest):
+        raise store.exists_error(release)
+    return True
+
+
+def _document(manifest: Manifest) -> bytes:
+    """Write the manifest as it is stored."""
+    return manifest.model_dump_json(indent=1).encode() + b"\n"
+
+
+def _nothing_sent(manifest: Manifest) -> Transferred:
+    return Transferred(0, sum(entry.size for entry in manifest.files))
 
 
 def _check_staging(staging: Path, manifest: Manifest, on_bytes: OnBytes) -> None:

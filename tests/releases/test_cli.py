@@ -85,7 +85,7 @@ def test_the_list_shows_every_release_and_its_state(
         (["verify", "7", "--store", "{tmp}"], "{tmp} has no release 7"),
         (["verify", "x", "--store", "{tmp}"], "Invalid value for 'release'"),
         (["copy", "7", "--from", "{tmp}", "--to", "x"], "{tmp} has no release 7"),
-        (["copy", "5", "--from", "{tmp}/s", "--to", "{tmp}/s"], "{tmp}/s already has release 5"),
+        (["copy", "5", "--from", "{tmp}/s", "--to", "{tmp}/t"], "{tmp}/t already has release 5"),
         (["copy", "5", "--from", "{tmp}/s", "--to", "{tmp}/file"], "{tmp}/file"),
         (["withdraw", "7", "--store", "{tmp}"], "{tmp} has no release 7"),
         (["prune", "--keep", "1", "--store", "{tmp}"], "Invalid value for '--keep'"),
@@ -101,6 +101,7 @@ def test_an_error_is_one_line_and_exit_code_1(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     publish_tiny(ReleaseStore(f"{tmp_path}/s"), tmp_path / "staging", 5)
+    publish_tiny(ReleaseStore(f"{tmp_path}/t"), tmp_path / "staging", 5, "other")
     assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -109,11 +110,14 @@ def test_an_error_is_one_line_and_exit_code_1(
     assert message.format(tmp=tmp_path) in output.err
 
 
-def test_publishing_twice_is_an_error(
+def test_publishing_other_contents_under_the_same_id_is_an_error(
     store: ReleaseStore, staging: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     document = tmp_path / "manifest.json"
     document.write_text(publish_tiny(store, staging, 7).model_dump_json())
+    assert run(store, "publish", "--staging", staging, "--manifest", document) == 0
+    assert capsys.readouterr().out == "release 7 is published\n"
+    document.write_text(tiny_release(staging, 7, "other").model_dump_json())
     assert run(store, "publish", "--staging", staging, "--manifest", document) == 1
     assert capsys.readouterr().err.startswith(f"error: {store.url} already has release 7")
 

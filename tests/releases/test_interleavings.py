@@ -109,6 +109,9 @@ class Interleavings(RuleBasedStateMachine):
             return  # an id that was pruned is not given again
         staging = Path(tempfile.mkdtemp(dir=self.home))
         manifest = tiny_release(staging, release, content)
+        if self._is_published_so(release, content):
+            publish(self.store, staging, manifest, take_over=take_over)
+            return
         if (error := self._hindrance(release, content, take_over=take_over)) is not None:
             with pytest.raises(error):
                 publish(self.store, staging, manifest, take_over=take_over)
@@ -126,6 +129,9 @@ class Interleavings(RuleBasedStateMachine):
         store = DyingStore(self.store.url)
         store.uploads_left = uploads
         staging = Path(tempfile.mkdtemp(dir=self.home))
+        if self._is_published_so(release, content):
+            publish_tiny(store, staging, release, content)
+            return
         if (error := self._hindrance(release, content, take_over=False)) is not None:
             with pytest.raises(error):
                 publish_tiny(store, staging, release, content)
@@ -140,6 +146,10 @@ class Interleavings(RuleBasedStateMachine):
         del self.claimed[release]
         self.published.add(release)
         self.files[release] = tiny_files(release, content)
+
+    def _is_published_so(self, release: int, content: str) -> bool:
+        """Whether publishing this once more is well, and does nothing."""
+        return release in self.usable and self.files[release] == tiny_files(release, content)
 
     def _missing(self, release: int, files: dict[str, bytes]) -> int:
         there = {

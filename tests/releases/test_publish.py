@@ -15,8 +15,9 @@ from releases.errors import (
 )
 from releases.layout import manifest_path
 from releases.prune import prune
-from releases.publish import publish
+from releases.publish import copy_release, publish
 from releases.store import ReleaseStore, claim_path
+from releases.transfer import Transferred
 from releases.verify import verify
 from tests.support.releases import (
     make_claim_older,
@@ -131,6 +132,40 @@ def test_a_publisher_that_looked_before_the_other_was_done_finds_out_in_time(
         publish(disk_store, tmp_path / "late", manifest, publish_the_other_when_all_is_checked)
     assert contents(disk_store, 7) == tiny_files(7, "early")
     assert not claims(disk_store)
+
+
+@pytest.mark.parametrize("told", [StoreError("connection reset"), FileExistsError()])
+def test_a_publish_whose_last_answer_was_lost_is_done(
+    disk_store: ReleaseStore, staging: Path, told: Exception
+) -> None:
+    """The store has the manifest, and its client hears of an error, or asks again and finds it."""
+
+    class DeafStore(ReleaseStore):
+        def create(self, path: str, data: bytes) -> None:
+            super().create(path, data)
+            if path == manifest_path(7):
+                raise told
+
+    store = DeafStore(disk_store.url)
+    if isinstance(told, FileExistsError):
+        publish_tiny(store, staging, 7)
+    else:
+        with pytest.raises(StoreError, match="connection reset"):
+            publish_tiny(store, staging, 7)
+        assert claims(disk_store)
+        publish_tiny(disk_store, staging, 7)
+    assert disk_store.published() == [7]
+    assert not claims(disk_store)
+
+
+def test_a_copy_that_is_repeated_sends_nothing(
+    disk_store: ReleaseStore, staging: Path, tmp_path: Path
+) -> None:
+    manifest = publish_tiny(disk_store, staging, 7)
+    target = ReleaseStore(str(tmp_path / "other"))
+    size = sum(entry.size for entry in manifest.files)
+    assert copy_release(disk_store, target, 7) == Transferred(size, 0)
+    assert copy_release(disk_store, target, 7) == Transferred(0, size)
 
 
 def claims(store: ReleaseStore) -> list[str]:

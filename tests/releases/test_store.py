@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from releases.errors import ManifestError, ReleaseExistsError, ReleaseNotFoundError, StoreError
 from releases.layout import manifest_path, withdrawn_path
 from releases.publish import publish
-from releases.store import ReleaseStore
+from releases.store import Listing, ReleaseStore
 from tests.support.releases import publish_tiny, tiny_files, tiny_release
 
 
@@ -147,7 +147,7 @@ def test_a_failed_precondition_means_the_release_exists(
 ) -> None:
     manifest = publish_tiny(bucket, staging, 7)
     before = b"".join(bucket.chunks(manifest_path(7)))
-    monkeypatch.setattr(bucket, "is_published", lambda _: False)  # lost the race
+    monkeypatch.setattr(bucket, "listing", lambda: Listing((), frozenset()))  # lost the race
     with pytest.raises(ReleaseExistsError):
         publish(bucket, staging, manifest.model_copy(update={"run_started": "later"}))
     assert b"".join(bucket.chunks(manifest_path(7))) == before
