@@ -7,12 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["create_file", "partial_name", "replacing", "sync_to_disk"]
+__all__ = ["create_file", "is_partial", "partial_name", "replacing", "sync_to_disk"]
 
 
 def partial_name(path: Path) -> Path:
     """Name something unfinished beside `path`; hidden, and no integer for TensorFlow Serving."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def is_partial(name: str) -> bool:
+    """Whether something of this name is unfinished."""
+    return name.startswith(".") and name.endswith(".partial")
 
 
 def sync_to_disk(stream: BinaryIO) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,7 +14,17 @@ from releases.layout import Part, part_path
 from releases.manifest import FileEntry, Manifest
 from releases.store import ReleaseStore, claim_path
 
-__all__ = ["Claim", "ClaimDocument", "claim_to_copy", "claim_to_publish", "read_claim"]
+__all__ = [
+    "DEAD_SECONDS",
+    "Claim",
+    "ClaimDocument",
+    "claim_to_copy",
+    "claim_to_publish",
+    "read_claim",
+]
+
+DEAD_SECONDS: Final = 24 * 3600
+"""A copy or publish that began so long ago is dead: no release takes a day to copy."""
 
 
 class ClaimDocument(BaseModel):

@@ -1,16 +1,12 @@
 """Taking old releases, and what was begun and never published, out of a store."""
 
 import time
-from typing import Final
 
-from releases._claim import read_claim
+from releases._claim import DEAD_SECONDS, read_claim
 from releases.serving import current_reports, remove_old_reports
 from releases.store import ReleaseStore
 
 __all__ = ["prune"]
-
-_DEAD_MS: Final = 24 * 3600 * 1000
-"""A copy or publish that began so long ago is dead: no release takes a day to copy."""
 
 
 def prune(store: ReleaseStore, keep: int) -> list[int]:
@@ -29,7 +25,7 @@ def prune(store: ReleaseStore, keep: int) -> list[int]:
     oldest_kept = listing.usable[:keep][-1]
     begun = _begun_at_ms(store)
     known = {*listing.published, *listing.withdrawn, *store.stored(), *begun}
-    oldest_alive = time.time_ns() // 10**6 - _DEAD_MS
+    oldest_alive = time.time_ns() // 10**6 - DEAD_SECONDS * 1000
     alive = {release for release, at in begun.items() if at >= oldest_alive}
     dead = begun.keys() - alive
     reports = current_reports(store)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Final
 
-from releases._claim import claim_to_publish
+from releases._claim import DEAD_SECONDS, claim_to_publish
 from releases.checksums import OnBytes, file_sizes, find_problems, ignore_bytes, read_chunks
 from releases.errors import IncompleteReleaseError, ReleaseNotFoundError
 from releases.layout import manifest_path
@@ -137,10 +137,14 @@ def _check_staging(staging: Path, manifest: Manifest, on_bytes: OnBytes) -> None
 
 
 def _remove_leftovers(store: ReleaseStore, manifest: Manifest) -> None:
-    """What a dead publish left is overwritten, unless this release has no file of that name."""
+    """What a dead publish left is overwritten, unless this release has no file of that name.
+
+    What is unfinished may be of another who publishes the same, unless it is old.
+    """
     expected = {entry.path for entry in manifest.files}
     for path in store.file_sizes(manifest.release).keys() - expected:
         store.remove_file(path)
+    store.remove_unfinished(manifest.release, DEAD_SECONDS)
 
 
 def _check_stored_sizes(store: ReleaseStore, manifest: Manifest) -> None:

@@ -1,6 +1,7 @@
 """The place that releases are published to: a folder, or a bucket."""
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Final
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from releases._atomic import create_file, replacing
+from releases._atomic import create_file, is_partial, replacing
 from releases.errors import (
     ManifestError,
     ReleaseError,
@@ -149,13 +150,20 @@ class ReleaseStore:
         self.put(SPLIT_FILE, split.model_dump_json().encode())
 
     def file_sizes(self, release: int) -> dict[str, int]:
-        """Size in bytes of every file of a release, by its path relative to the store."""
+        """Size in bytes of every file of a release, by its path relative to the store.
+
+        Files that somebody is writing, or died while writing, are not told of.
+        """
         sizes: dict[str, int] = {}
         for part in Part:
             home = part_path(part, release)
             with self._store_errors(home):
                 found = self._fs.find(self._path(home), detail=True)
-            sizes |= {self._relative(name): int(info["size"]) for name, info in found.items()}
+            sizes |= {
+                self._relative(name): int(info["size"])
+                for name, info in found.items()
+                if not is_partial(name.rpartition("/")[2])
+            }
         return sizes
 
     def size(self, path: str) -> int | None:
@@ -263,6 +271,19 @@ class ReleaseStore:
         """Take away the files of a release that is not published."""
         for part in Part:
             self._remove(part_path(part, release), recursive=True)
+
+    def remove_unfinished(self, release: int, older_than_seconds: float) -> None:
+        """Take away what the dead left half written; buckets show nothing of that kind."""
+        if self._local is None:
+            return
+        oldest = time.time() - older_than_seconds
+        for part in Part:
+            home = part_path(part, release)
+            with self._store_errors(home):
+                for path in (self._local / home).rglob("*"):
+                    with suppress(FileNotFoundError):  # finished since it was listed
+                        if is_partial(path.name) and path.stat().st_mtime < oldest:
+                            path.unlink()
 
     def remove_file(self, path: str) -> None:
         """Take one file away, if it is there."""

@@ -1,5 +1,7 @@
 import json
+import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -132,6 +134,22 @@ def test_a_publisher_that_looked_before_the_other_was_done_finds_out_in_time(
         publish(disk_store, tmp_path / "late", manifest, publish_the_other_when_all_is_checked)
     assert contents(disk_store, 7) == tiny_files(7, "early")
     assert not claims(disk_store)
+
+
+def test_what_another_is_writing_stays_and_what_the_dead_left_goes(
+    disk_store: ReleaseStore, staging: Path
+) -> None:
+    home = Path(disk_store.url) / "models/user_tower/7/variables"
+    young, old = home / ".variables.0a.partial", home / ".variables.0b.partial"
+    home.mkdir(parents=True)
+    for path, hours in ((young, 23), (old, 25)):
+        path.write_bytes(b"half")
+        written_at = time.time() - hours * 3600
+        os.utime(path, (written_at, written_at))
+    publish_tiny(disk_store, staging, 7)
+    assert young.exists()
+    assert not old.exists()
+    verify(disk_store, 7)
 
 
 @pytest.mark.parametrize("told", [StoreError("connection reset"), FileExistsError()])
