@@ -18,6 +18,7 @@ from faiss_server.index_layout import kinds_of, read_layout
 from faiss_server.spec import AUTO, list_count, resolve_spec
 from faiss_server.tuning import Effort, Tuned, Wanted, choose_effort, measure_curve, recalls
 from faiss_server.two_levels import centres_in_two_levels
+from releases._atomic import partial_name
 from releases.manifest import IndexInfo
 
 __all__ = [
@@ -150,14 +151,22 @@ def tune_index(
 
 
 def write_index(built: BuiltIndex, path: Path) -> None:
-    """Write the index to a file; raises BuildError, and leaves none, where no server takes it."""
+    """Write the index to a file, in the place of an older one once it is whole.
+
+    Raises BuildError, and changes nothing, where the disk or every server would refuse it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    faiss.write_index(built.index, str(path))
+    partial = partial_name(path)
     try:
-        read_layout(path)
+        faiss.write_index(built.index, str(partial))
+        read_layout(partial)
+        partial.replace(path)
+    except RuntimeError as error:
+        raise BuildError(f"{path}: cannot be written: {_what_faiss_says(error)}") from None
     except ReleaseRefusedError as error:
-        path.unlink(missing_ok=True)
         raise BuildError(f"spec {built.info.type!r}: servers would refuse it: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def search_file(
@@ -225,9 +234,13 @@ def _empty_index(dimension: int, factory: str) -> Any:
         IndexKind.of(index)
         kinds_of(factory)
     except (RuntimeError, ValueError) as error:
-        what = re.sub(r".*\.(cpp|h):\d+: ", "", str(error), flags=re.DOTALL)
-        raise BuildError(f"spec {factory!r}: {what}") from None
+        raise BuildError(f"spec {factory!r}: {_what_faiss_says(error)}") from None
     return index
+
+
+def _what_faiss_says(error: Exception) -> str:
+    """Leave out where in its source it says it."""
+    return re.sub(r".*\.(cpp|h):\d+: ", "", str(error), flags=re.DOTALL)
 
 
 def _with_id_map(index: Any) -> Any:

@@ -15,8 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from faiss_server._faiss import faiss
-from faiss_server.build import Goal, OnProgress, build_index, tune_index
+from faiss_server.build import BuiltIndex, Goal, OnProgress, build_index, tune_index
 from faiss_server.build_errors import BuildError
 from faiss_server.comparison import compare_indexes
 from faiss_server.errors import ReleaseRefusedError
@@ -25,9 +24,7 @@ from faiss_server.index_files import (
     map_ids,
     map_vectors,
     write_folder,
-    write_info,
 )
-from faiss_server.index_kind import IndexKind
 from faiss_server.inspection import inspect_index
 from faiss_server.spec import AUTO
 from faiss_server.taken_down import TakenDown
@@ -105,6 +102,7 @@ def build(
 ) -> None:
     """Train and fill an index, and choose how it is searched by measured recall."""
     with _told(), _progress() as on_progress:
+        IndexFolder(out).refuse_published()
         rows = map_vectors(vectors)
         half, other = _halves(rows, queries, seed)
         built = build_index(
@@ -136,15 +134,14 @@ def tune(
     """Choose anew how a built index is searched; the index's file then says so too."""
     place = IndexFolder(folder)
     with _told(), _progress() as on_progress:
-        if place.manifest() is not None:
-            raise BuildError(f"{folder} is a published release, which never changes; copy it first")
+        place.refuse_published()
         before = place.info()
         kind, rows = place.read(), map_vectors(vectors)
         half, other = _halves(rows, queries, seed)
         goal = Goal(half, other, recall=recall, spare=spare)
         tuned = tune_index(kind.index, rows, map_ids(ids, vectors, len(rows)), goal, on_progress)
         info = tuned.info(before.type if before else type(kind.ivf).__name__, kind.lists)
-        _write_over(kind, info, folder)
+        write_folder(BuiltIndex(kind.index, info), folder)
     _print_info(info, folder)
 
 
@@ -276,14 +273,6 @@ def _halves(
     asked = np.array(asking[chosen])
     half = len(asked) // 2
     return asked[half:], asked[: half or 1]
-
-
-def _write_over(kind: IndexKind, info: IndexInfo, folder: Path) -> None:
-    """Replace the index in one step; a server may be reading the old one."""
-    partial = folder / "items.faiss.partial"
-    faiss.write_index(kind.index, str(partial))
-    partial.replace(IndexFolder(folder).index_file)
-    write_info(info, folder)
 
 
 def _print_info(info: IndexInfo, folder: Path) -> None:

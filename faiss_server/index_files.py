@@ -16,10 +16,11 @@ from faiss_server.build import BuiltIndex, write_index
 from faiss_server.build_errors import BuildError
 from faiss_server.curve_page import curve_page
 from faiss_server.index_kind import IndexKind
+from releases._atomic import replacing
 from releases.layout import ARTICLE_IDS_FILE, ARTICLE_VECTORS_FILE, INDEX_FILE, manifest_path
 from releases.manifest import IndexInfo, Manifest, parse_manifest
 
-__all__ = ["IndexFolder", "map_ids", "map_vectors", "write_folder", "write_info"]
+__all__ = ["IndexFolder", "map_ids", "map_vectors", "write_folder"]
 
 _INFO_FILE: Final = "index.json"
 _PAGE_FILE: Final = "index.html"
@@ -44,6 +45,14 @@ class IndexFolder:
         file = parents[2] / manifest_path(int(release))
         return parse_manifest(file.read_bytes(), str(file)) if file.exists() else None
 
+    def refuse_published(self) -> None:
+        """Raise BuildError where the folder is part of a published release."""
+        if self.manifest() is not None:
+            raise BuildError(
+                f"{self.path} is a published release, which never changes: take another folder, "
+                "or a copy"
+            )
+
     def info(self) -> IndexInfo | None:
         """Read how the index is searched; None: nobody says."""
         file = self.path / _INFO_FILE
@@ -67,13 +76,13 @@ class IndexFolder:
 def write_folder(built: BuiltIndex, folder: Path) -> None:
     """Write the index, what is known of it, and its curve as a page."""
     write_index(built, folder / INDEX_FILE)
-    write_info(built.info, folder)
-
-
-def write_info(info: IndexInfo, folder: Path) -> None:
-    """Write what is known of an index, and its curve as a page."""
-    (folder / _INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (folder / _PAGE_FILE).write_text(curve_page(info), encoding="utf-8")
+    info = built.info
+    for name, text in (
+        (_INFO_FILE, info.model_dump_json(indent=1) + "\n"),
+        (_PAGE_FILE, curve_page(info)),
+    ):
+        with replacing(folder / name) as stream:
+            stream.write(text.encode())
 
 
 def map_vectors(path: Path) -> NDArray[np.float32]:

@@ -1,5 +1,7 @@
 """Building an index: recall, the choice of nprobe, and what is refused."""
 
+import resource
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -69,6 +71,20 @@ def test_a_written_index_has_its_own_ids_and_nprobe(built, data, tmp_path):
         [vectors[rows[a]] @ q for a in row] for row, q in zip(found, queries[:5], strict=True)
     ]
     assert np.allclose(scores, inner_products, atol=1e-4)
+
+
+def test_an_index_that_finds_no_room_leaves_what_was_there(built, tmp_path):
+    path = tmp_path / "items.faiss"
+    path.write_bytes(b"before")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(BuildError, match=r"items\.faiss: cannot be written: .*File too large"):
+            write_index(built, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_written_index_leaves_out_what_is_excluded(built, data, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from faiss_server.build_errors import BuildError
 from faiss_server.command import run
+from releases.layout import manifest_path
 from releases.manifest import IndexInfo
 from tests.faiss_server.making import make_release
 
@@ -50,18 +51,32 @@ def test_inspect_tells_kind_balance_memory_and_checksums(built, capsys):
     assert run(["inspect", str(built)]) == 0
 
 
-def test_inspect_compares_a_stores_files_with_the_manifest(tmp_path, capsys):
+@pytest.fixture
+def published(tmp_path):
+    """A release in a store below `tmp_path`."""
     made = make_release(tmp_path, 1_700_000_000)
-    path = tmp_path / "releases" / f"{made.manifest.release}.json"
+    path = tmp_path / manifest_path(made.manifest.release)
     path.parent.mkdir()
     path.write_text(made.manifest.model_dump_json())
-    (made.home / "popular.npz").write_bytes(b"other")
-    assert run(["inspect", str(made.home), "--json"]) == 0
+    return made
+
+
+def test_inspect_compares_a_stores_files_with_the_manifest(published, capsys):
+    (published.home / "popular.npz").write_bytes(b"other")
+    assert run(["inspect", str(published.home), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["sha256 of items.faiss"].endswith(" as in the manifest")
     assert facts["sha256 of popular.npz"].endswith(" NOT as in it")
-    assert run(["tune", str(made.home), "--vectors", str(tmp_path)]) == 1
-    assert "never changes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["tune"], ["build", "--out"]])
+def test_a_published_release_is_not_written_to(published, files, capsys, command):
+    before = {file.name: file.read_bytes() for file in published.home.iterdir()}
+    assert run([*command, str(published.home), "--vectors", str(files)]) == 1
+    assert "never changes: take another folder, or a copy" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert {file.name: file.read_bytes() for file in published.home.iterdir()} == before
 
 
 def test_search_asks_with_an_article_or_a_row(built, files, capsys):
