@@ -270,17 +270,15 @@ def _train_in_two_levels(kind: IndexKind, sample: NDArray[np.float32], seed: int
     """Find the centres, and have their quantizer find them; then train the codes."""
     centres = centres_in_two_levels(_as_in_the_lists(kind, sample), kind.lists, seed)
     quantizer = faiss.downcast_index(kind.ivf.quantizer)
-    if isinstance(quantizer, faiss.IndexIVF):
-        quantizer.cp.seed = seed
-        quantizer.cp.min_points_per_centroid = 1
-        quantizer.nprobe = min(quantizer.nlist, _PROBED_TO_ASSIGN)
+    quantizer.cp.seed = seed
+    quantizer.cp.min_points_per_centroid = 1
+    quantizer.nprobe = min(quantizer.nlist, _PROBED_TO_ASSIGN)
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)  # so that their number changes nothing here
     try:
         quantizer.train(centres)
         quantizer.add(centres)
-        if isinstance(quantizer, faiss.IndexIVF):
-            quantizer.make_direct_map()  # codes of what is left after a centre need it
+        quantizer.make_direct_map()  # codes of what is left after a centre need it
     finally:
         faiss.omp_set_num_threads(threads)
     kind.searched.train(sample)
