@@ -44,7 +44,7 @@ __all__ = ["RunResult", "load_result", "run"]
 
 _STATE_FILE: Final = "run.json"
 _LOCK_FILE: Final = "run.lock"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Of what steps leave for each other; raised when a step could not read an older one's folder."""
 _OWN_PROCESS: Final = frozenset({"preprocess"})
 """TensorFlow Transform turns tf.keras into Keras 2 for the process that imports it."""
