@@ -161,7 +161,7 @@ def test_what_an_older_form_of_the_steps_left_is_begun_anew(tmp_path, monkeypatc
     options = RunOptions(events=tmp_path / "none.csv", items=None, store=str(tmp_path / "store"))
     assert gone_on_with(options, tmp_path / "work") == []
     assert gone_on_with(options, tmp_path / "work") == ["window"]
-    monkeypatch.setattr("pipeline.run._FORMAT", 2)
+    monkeypatch.setattr("pipeline.run._FORMAT", "another")
     assert gone_on_with(options, tmp_path / "work") == []
 
 
