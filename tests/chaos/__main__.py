@@ -141,7 +141,7 @@ def _numbered(scenarios: Sequence[Scenario]) -> list[tuple[int, Variant]]:
 
 
 def _steady_for(seconds: float) -> Scenario:
-    return Scenario("steady, for the rest", Rule.SMOOTH, lambda _: time.sleep(seconds))
+    return Scenario("steady, for the rest", Rule.UNDISTURBED, lambda _: time.sleep(seconds))
 
 
 def _chosen(only: Sequence[str], *, quick: bool) -> list[Scenario]:

@@ -25,6 +25,7 @@ _LATE_SEND_SECONDS = 0.01
 _CLIENT_SECONDS = 0.01
 _SHARE_TOLERANCE = 0.05
 _LEAST_PERSONALIZED = 0.99
+_LEAST_IN_TIME = 0.999
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ class Outcome:
             return False
         if self.rule is Rule.SMOOTH:
             return not self.failed and not self.degraded
+        if self.rule is Rule.UNDISTURBED:
+            personalized = self.judged - self.failed - self.degraded
+            return (
+                self.in_time >= _LEAST_IN_TIME * self.judged
+                and personalized >= _LEAST_PERSONALIZED * self.judged
+            )
         if self.rule is Rule.ONE_HEALTHY:
             return self.after_grace_personalized >= _LEAST_PERSONALIZED * self.after_grace
         return True

@@ -30,6 +30,9 @@ class Rule(Enum):
 
     SMOOTH = "smooth"
     """Nothing fails and nothing is degraded."""
+    UNDISTURBED = "undisturbed"
+    """Nothing is done: what holds with one healthy replica does, request by request. Not more: half
+    an hour of a shared machine has moments that no server is to blame for."""
     ONE_HEALTHY = "one healthy"
     """One replica of each kind stays well: PERSONALIZED soon, answered in time."""
     NOBODY_HEALTHY = "nobody healthy"

@@ -208,7 +208,7 @@ def _rolling_restart(stage: Stage) -> None:
 
 
 SWAPS = (
-    Scenario("steady", Rule.SMOOTH, _steady),
+    Scenario("steady", Rule.UNDISTURBED, _steady),
     Scenario("swap", Rule.SMOOTH, _one_swap, ("sound",), quick=True),
     Scenario("20 releases in a row", Rule.SMOOTH, _many_swaps, ("sound",) * _IN_A_ROW),
     Scenario("two publishers", Rule.SMOOTH, _two_publishers, ("sound",) * 3),
