@@ -24,7 +24,7 @@ from pipeline.served import ServedRelease
 __all__ = ["Trial", "try_seed"]
 
 _HISTORIES_ASKED = 500
-_BLOCKS = 10
+_BLOCKS = 40
 _QUICK_BLOCKS = 1
 
 
