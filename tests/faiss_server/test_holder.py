@@ -236,6 +236,13 @@ def test_a_fetch_that_is_ended_leaves_nothing_loading_and_goes_on_later(
     assert ready(holder) == [A]
 
 
+def started_anew(store: ReleaseStore, into: Path) -> ReleaseHolder:
+    """Take what an earlier process left in `into`."""
+    mirror = Mirror(store, into, [Part.INDEX])
+    metrics = FaissServerMetrics(CollectorRegistry())
+    return ReleaseHolder(store, mirror, into, metrics, lambda: None)
+
+
 def test_releases_on_local_disk_are_served_while_the_store_is_away(
     add: Callable[..., object],
     store: ReleaseStore,
@@ -249,15 +256,8 @@ def test_releases_on_local_disk_are_served_while_the_store_is_away(
     def away() -> None:
         raise StoreError("away")
 
-    into = tmp_path / "local"
     monkeypatch.setattr(store, "listing", away)
-    restarted = ReleaseHolder(
-        store,
-        Mirror(store, into, [Part.INDEX]),
-        into,
-        FaissServerMetrics(CollectorRegistry()),
-        lambda: None,
-    )
+    restarted = started_anew(store, tmp_path / "local")
     with pytest.raises(StoreError, match="away"):
         restarted.refresh()
     assert ready(restarted) == [A]
@@ -275,10 +275,7 @@ def test_releases_on_local_disk_are_served_where_the_store_looks_empty(
     holder.refresh()
     mounted, elsewhere = Path(store.url), tmp_path / "elsewhere"
     mounted.rename(elsewhere)
-    into = tmp_path / "local"
-    mirror = Mirror(store, into, [Part.INDEX])
-    metrics = FaissServerMetrics(CollectorRegistry())
-    restarted = ReleaseHolder(store, mirror, into, metrics, lambda: None)
+    restarted = started_anew(store, tmp_path / "local")
     restarted.refresh()
     assert ready(restarted) == [A, B]
     elsewhere.rename(mounted)
