@@ -1,11 +1,12 @@
 import asyncio
+import threading
 import time
 from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service_runtime.admission import AdaptiveLimit, FastestLately, LoopLag
+from service_runtime.admission import AdaptiveLimit, BusyThread, FastestLately, LoopLag
 from service_runtime.errors import OutOfTimeError, OverloadedError
 
 steps = st.lists(st.tuples(st.floats(0, 0.7), st.floats(0.001, 1)), min_size=1)
@@ -89,12 +90,38 @@ def test_the_limit_stays_between_a_few_and_the_most(calls, most):
         assert min(8, most) <= limit.calls <= most
 
 
-def test_where_calls_wait_for_others_only_the_loop_lowers_the_limit():
-    limit = AdaptiveLimit(100, leaf=False)
+def test_where_calls_wait_for_others_late_ones_lower_the_limit_while_there_is_no_core_for_them():
+    busy = [0.5]
+    limit = AdaptiveLimit(100, leaf=False, busy_share=lambda: busy[0])
     limit.record(0.05, 0.05, 100)
     assert limit.calls == 100
+    busy[0] = 0.9
+    limit.record(0.05, 0.05, 100)
+    assert limit.calls == 75
+
+
+def test_a_loop_that_lags_lowers_the_limit_of_any_server():
+    limit = AdaptiveLimit(100, leaf=False, busy_share=lambda: 0.0)
     limit.lags(40)
     assert limit.calls == 30
+
+
+def test_how_busy_a_thread_is():
+    busy = BusyThread()
+    ends = time.perf_counter() + 0.2
+    while time.perf_counter() < ends:
+        pass
+    assert busy.share() > 0.7  # also where it had to wait for a core
+    assert busy.share() > 0.7
+    threading.Event().wait(0.2)
+    assert busy.share() < 0.5
+
+
+def test_where_the_kernel_does_not_count_nobody_is_busy(monkeypatch):
+    busy = BusyThread()
+    monkeypatch.setattr(busy, "_path", "/proc/self/task/0/schedstat")
+    threading.Event().wait(0.11)
+    assert busy.share() == 0
 
 
 def test_with_how_much_time_a_call_is_worth_beginning():
