@@ -1,7 +1,9 @@
 """The model server and the faiss server, one object for each address."""
 
 from collections.abc import Callable
+from typing import cast
 
+import grpc
 import numpy as np
 from recsys.faiss.v1 import faiss_service_pb2, faiss_service_pb2_grpc
 from recsys.tfserving.v1 import model_status_pb2, prediction_pb2
@@ -15,23 +17,22 @@ from recommender.domain import (
 )
 from recommender.popular import PopularArticles, PopularList
 from recommender.split import Split
-from service_runtime.channels import open_channel
+from service_runtime.channels import Channel
 from service_runtime.errors import BackendUnavailableError, NotFoundError, ReleaseNotHeldError
 from service_runtime.status_codes import translated_errors
 from service_runtime.tf_serving_api import GET_MODEL_STATUS, PREDICT, array_of, tensor_of
-from service_runtime.tls import CallerTls
 from service_runtime.tracing import traced_call
 
 __all__ = ["FaissClient", "ModelClient"]
 
 
 class ModelClient:
-    """TensorFlow Serving at one address."""
+    """TensorFlow Serving at one address, which the channel leads to."""
 
-    def __init__(self, address: str, model_name: str, tls: CallerTls | None = None) -> None:
+    def __init__(self, address: str, channel: Channel, model_name: str) -> None:
         self.address = address
         self._model_name = model_name
-        self._channel = open_channel(address, tls)
+        self._channel = channel
         self._predict = self._channel.unary_unary(
             PREDICT,
             request_serializer=prediction_pb2.PredictRequest.SerializeToString,
@@ -99,14 +100,12 @@ class ModelClient:
 class FaissClient:
     """The faiss server at one address; it is told the `usage` whenever it is asked its status."""
 
-    def __init__(
-        self, address: str, usage: Callable[[], Usage], tls: CallerTls | None = None
-    ) -> None:
+    def __init__(self, address: str, channel: Channel, usage: Callable[[], Usage]) -> None:
         self.address = address
         self._usage = usage
         self._taken_down, self._taken_down_digest = NONE_TAKEN_DOWN, 0
-        self._channel = open_channel(address, tls)
-        self._stub = faiss_service_pb2_grpc.FaissServiceStub(self._channel)
+        self._channel = channel
+        self._stub = faiss_service_pb2_grpc.FaissServiceStub(cast("grpc.aio.Channel", channel))
 
     async def status(self, timeout_seconds: float) -> Status:
         """Answer the releases that are READY, the split, and what is taken down."""

@@ -26,6 +26,7 @@ from recommender.service import RecommenderService
 from recommender.servicer import RecommenderServicer
 from recommender.tracker import ReleaseTracker
 from service_runtime.background import BackgroundTasks
+from service_runtime.channels import open_channel
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
@@ -132,7 +133,9 @@ def _fleets(
     models: Fleet[UserTower] = Fleet(
         "model server",
         Addresses("model server", model_targets, look_up).now,
-        lambda address: ModelClient(address, settings.model_name, model_tls),
+        lambda address: ModelClient(
+            address, open_channel(address, settings.grpc_transport, model_tls), settings.model_name
+        ),
         tracker.notice,
         poll_seconds=settings.poll_seconds,
         resolve_seconds=settings.resolve_seconds,
@@ -141,7 +144,11 @@ def _fleets(
     indexes: Fleet[Retriever] = Fleet(
         "faiss server",
         Addresses("faiss server", faiss_targets, look_up).now,
-        lambda address: FaissClient(address, lambda: tracker.usage, faiss_tls),
+        lambda address: FaissClient(
+            address,
+            open_channel(address, settings.grpc_transport, faiss_tls),
+            lambda: tracker.usage,
+        ),
         tracker.notice,
         poll_seconds=settings.poll_seconds,
         resolve_seconds=settings.resolve_seconds,

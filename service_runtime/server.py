@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
 from prometheus_client import CollectorRegistry
 
 from service_runtime.background import BackgroundTasks
@@ -24,27 +25,17 @@ from service_runtime.errors import StartupError
 from service_runtime.interceptor import CallInterceptor
 from service_runtime.metrics import CallMetrics, metrics_endpoint
 from service_runtime.settings import ServerSettings
-from service_runtime.tls import server_credentials
+from service_runtime.transports import GrpcServer, new_server
 
 if TYPE_CHECKING:
     from service_runtime.opentelemetry_traces import Tracing
 
-__all__ = ["RunningServer", "Services", "announce", "running_server", "taken_address"]
+__all__ = ["RunningServer", "Services", "announce", "running_server"]
 
 logger = logging.getLogger(__name__)
 
-_MIB = 1024 * 1024
 _LAST_WRITES_SECONDS = 0.1
 _PUBLISH_SECONDS = 1.0
-_OPTIONS = (
-    ("grpc.max_receive_message_length", 4 * _MIB),
-    ("grpc.max_send_message_length", 64 * _MIB),
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Further calls of a connection wait with the caller. More than a server takes at once
-    # (max_concurrent_calls), so that what is too much is refused and does not wait.
-    ("grpc.max_concurrent_streams", 1024),
-)
 
 
 @dataclass(frozen=True)
@@ -69,19 +60,24 @@ class RunningServer:
 
     def __init__(
         self,
-        server: grpc.aio.Server,
+        server: GrpcServer,
         interceptor: CallInterceptor,
         names: tuple[str, ...],
-        port: int,
         metrics_port: int,
     ) -> None:
-        self.port = port
+        self.port = 0
         self.metrics_port = metrics_port
         self._server = server
         self._interceptor = interceptor
         self._names = ("", *names)
         self._health = HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server.services)
+
+    async def listen(self, port: int) -> None:
+        """Take calls, on `port` or, where that is 0, a free one. Raises StartupError."""
+        # Before the start: grpc's health servicer would come up as SERVING.
+        await self.set_serving(serving=False)
+        self.port = await self._server.listen(port)
 
     async def set_serving(self, *, serving: bool) -> None:
         """Change what health checks answer, for the server and each of its services."""
@@ -143,10 +139,9 @@ async def running_server(
         leaf=services.leaf,
         tracing=tracing,
     )
-    server = grpc.aio.server(
-        interceptors=[interceptor], options=_options(settings, shares_port=worker is not None)
-    )
-    services.register(server)
+    server = new_server(settings, interceptor, shares_port=worker is not None)
+    services.register(server.services)
+    _describe(services, server)
     async with AsyncExitStack() as stack:
         if tracing is not None:
             # Last of all, when every call has ended; it may wait for the collector.
@@ -161,25 +156,29 @@ async def running_server(
             )
         else:
             background.start(_publish(metrics))
-        port = _bind(server, settings, settings.port if worker is None else worker.port)
-        running = RunningServer(server, interceptor, services.names, port, metrics_port)
-        # Before the start: grpc's health servicer would come up as SERVING.
-        await running.set_serving(serving=False)
-        reflected = services.names if services.reflected else ()
-        reflection.enable_server_reflection(
-            (*reflected, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
-             reflection.SERVICE_NAME), server,
-        )  # fmt: skip
-        await server.start()
+        running = RunningServer(server, interceptor, services.names, metrics_port)
+        await running.listen(settings.port if worker is None else worker.port)
         try:
             if worker is None:
-                announce(settings.ready_file, port, metrics_port)
+                announce(settings.ready_file, running.port, metrics_port)
             else:
                 worker.listens()
             yield running
         finally:
             logger.info("draining")
             await running.drain(settings.drain_notice_seconds, settings.drain_seconds)
+
+
+def _describe(services: Services, server: GrpcServer) -> None:
+    """Let tools such as grpcurl ask what there is to call."""
+    names = (
+        *(services.names if services.reflected else ()),
+        health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+        reflection.SERVICE_NAME,
+    )
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+        ReflectionServicer(names), server.services
+    )
 
 
 def _tracing(settings: ServerSettings, services: Services) -> Tracing | None:
@@ -215,39 +214,6 @@ async def _publish(metrics: CallMetrics) -> None:
     while True:
         metrics.publish()
         await asyncio.sleep(_PUBLISH_SECONDS)
-
-
-def _options(settings: ServerSettings, *, shares_port: bool) -> tuple[tuple[str, int], ...]:
-    # Connections end after a while (gRPC spreads it by a tenth), so that callers find replicas that
-    # were added since; calls under way on them are let finish.
-    age_ms = int(settings.max_connection_age_seconds * 1000)
-    grace_ms = int(settings.drain_seconds * 1000)
-    return (
-        *_OPTIONS,
-        # On by default: two servers would share a port without a word.
-        ("grpc.so_reuseport", int(shares_port)),
-        ("grpc.max_connection_age_ms", age_ms),
-        ("grpc.max_connection_age_grace_ms", grace_ms),
-    )
-
-
-def _bind(server: grpc.aio.Server, settings: ServerSettings, port: int) -> int:
-    address = settings.address(port)
-    credentials = server_credentials(settings)
-    try:
-        if credentials is not None:
-            return server.add_secure_port(address, credentials)
-        return server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise taken_address(address) from error
-
-
-def taken_address(address: str) -> StartupError:
-    """Make the error that says that nobody can listen there."""
-    return StartupError(
-        f"cannot listen on {address}: the port is in use or the address is not this "
-        "machine's; choose another PORT or HOST"
-    )
 
 
 def announce(ready_file: Path | None, port: int, metrics_port: int) -> None:

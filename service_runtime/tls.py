@@ -17,7 +17,7 @@ import grpc
 from service_runtime.errors import StartupError
 from service_runtime.settings import ServerSettings
 
-__all__ = ["CallerTls", "TlsFiles", "server_credentials"]
+__all__ = ["CallerTls", "ServerTls", "TlsFiles", "server_tls"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ class _Pem:
     key: bytes
     ca: bytes
     """Each empty where there is no such file."""
+    context: ssl.SSLContext
+    """The same, for connections of the event loop."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,13 @@ class TlsFiles:
 
         gRPC would take anything, and refuse every handshake without a word on why.
         """
-        context = ssl.create_default_context(purpose)
+        context = _new_context(purpose)
         try:
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key)
             if self.ca is not None:
                 context.load_verify_locations(self.ca)
+                context.verify_mode = ssl.CERT_REQUIRED
         except ssl.SSLError as error:
             names = ", ".join(map(str, self._all()))
             raise _UnusableError(f"{names}: {error.reason or error}") from error
@@ -67,10 +70,11 @@ class TlsFiles:
             self._contents()  # says which file it is; OpenSSL does not
             raise
         # Only now: read before the check, they could be half of a replacement that it did not see.
-        return self._contents()
+        return _Pem(*self._contents(), context)
 
-    def _contents(self) -> _Pem:
-        return _Pem(*(b"" if f is None else f.read_bytes() for f in self._in_order()))
+    def _contents(self) -> tuple[bytes, bytes, bytes]:
+        certificate, key, ca = (b"" if f is None else f.read_bytes() for f in self._in_order())
+        return certificate, key, ca
 
     def _in_order(self) -> tuple[Path | None, ...]:
         return (self.certificate, self.key, self.ca)
@@ -103,7 +107,51 @@ class _Watched:
         return True
 
 
-def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+def _new_context(purpose: ssl.Purpose) -> ssl.SSLContext:
+    # Not ssl.create_default_context: a caller would believe every CA of the machine, too.
+    is_server = purpose is ssl.Purpose.CLIENT_AUTH
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if is_server else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+class ServerTls:
+    """What a server that speaks TLS listens with; files that were replaced count from then on."""
+
+    def __init__(self, watched: _Watched, *, asks_callers: bool) -> None:
+        """`asks_callers`: only those with a certificate of the CA get through."""
+        self._watched = watched
+        self._asks_callers = asks_callers
+
+    def context(self) -> ssl.SSLContext:
+        """Make it for the event loop."""
+        context = self._watched.pem.context
+
+        def choose(connection: ssl.SSLObject, _name: str | None, _first: ssl.SSLContext) -> None:
+            self._watched.has_changed()
+            connection.context = self._watched.pem.context
+
+        context.sni_callback = choose  # called with or without a name, before anything is shown
+        return context
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Make it for `grpc.aio`."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(),
+            # None says that nothing is new, which the types of grpc do not know.
+            lambda: self._configuration() if self._watched.has_changed() else None,  # type: ignore[arg-type,return-value]
+            require_client_authentication=self._asks_callers,
+        )
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        pem = self._watched.pem
+        return grpc.ssl_server_certificate_configuration(
+            [(pem.key, pem.certificate)], pem.ca or None
+        )
+
+
+def server_tls(settings: ServerSettings) -> ServerTls | None:
     """Make what a server listens with; None where it is to listen without TLS.
 
     With a client CA only callers with a certificate of it get through. Raises StartupError naming
@@ -116,19 +164,7 @@ def server_credentials(settings: ServerSettings) -> grpc.ServerCredentials | Non
     if files.certificate is None or files.key is None:
         raise StartupError(f"{prefix}TLS_CERT_FILE and {prefix}TLS_KEY_FILE: one needs the other")
     watched = _watch(files, ssl.Purpose.CLIENT_AUTH, f"{prefix}TLS_*_FILE")
-
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        pem = watched.pem
-        return grpc.ssl_server_certificate_configuration(
-            [(pem.key, pem.certificate)], pem.ca or None
-        )
-
-    return grpc.dynamic_ssl_server_credentials(
-        configuration(),
-        # None says that nothing is new, which the types of grpc do not know.
-        lambda: configuration() if watched.has_changed() else None,  # type: ignore[arg-type,return-value]
-        require_client_authentication=files.ca is not None,
-    )
+    return ServerTls(watched, asks_callers=files.ca is not None)
 
 
 class CallerTls:
@@ -144,14 +180,19 @@ class CallerTls:
         self._watched = _watch(files, ssl.Purpose.SERVER_AUTH, variables)
         self.generation = 0
         """Counts up once files were replaced: channels of before have the old certificate."""
+        self.name: Final = name
         self.options: Final = (("grpc.ssl_target_name_override", name),)
 
     def look_again(self) -> None:
         """Find out whether files were replaced."""
         self.generation += self._watched.has_changed()
 
+    def context(self) -> ssl.SSLContext:
+        """Answer what a new channel of the event loop is opened with."""
+        return self._watched.pem.context
+
     def credentials(self) -> grpc.ChannelCredentials:
-        """Make the credentials of a new channel."""
+        """Make the credentials of a new channel of `grpc.aio`."""
         pem = self._watched.pem
         return grpc.ssl_channel_credentials(pem.ca, pem.key or None, pem.certificate or None)
 

@@ -21,8 +21,9 @@ from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import metrics_endpoint
 from service_runtime.process import run_with
-from service_runtime.server import announce, taken_address
+from service_runtime.server import announce
 from service_runtime.settings import ServerSettings, SettingsT
+from service_runtime.transports import taken_address
 
 __all__ = ["ServeWorker", "Worker", "run_workers"]
 

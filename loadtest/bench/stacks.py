@@ -37,8 +37,15 @@ __all__ = [
 
 CACHE: Final = Path("build/cache")
 
-PLAIN_SETTINGS: Final[Mapping[str, str]] = {"RECOMMENDER_MAX_BATCH": "1", "GRPC_EXPERIMENTS": ""}
-"""Settings of the plain chain: one call per stage and caller, gRPC's default engine."""
+PLAIN_SETTINGS: Final[Mapping[str, str]] = {
+    "RECOMMENDER_MAX_BATCH": "1",
+    "GRPC_EXPERIMENTS": "",
+    **{
+        f"{server}_GRPC_TRANSPORT": "grpcio"
+        for server in ("RECOMMENDER", "FAISS_SERVER", "TF_SERVING")
+    },
+}
+"""Settings of the plain chain: one call per stage and caller, `grpc.aio`, its default engine."""
 _FIRST_VIEW_SECONDS: Final = 1_700_000_000
 _SERVING_SECONDS: Final = 120.0
 _MODULES: Final = {"recommender": "recommender", "faiss-server": "faiss_server"}

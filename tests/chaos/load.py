@@ -28,7 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
 
-from service_runtime.channels import open_channel
+from service_runtime.channels import grpcio_channel
 from tests.chaos.results import HUNG, Result
 
 __all__ = ["DEADLINE_SECONDS", "SAMPLE_EVERY", "LoadPlan", "user_name"]
@@ -76,7 +76,7 @@ class _Recommender:
     def __init__(self, number: int, address: str) -> None:
         self.number = number
         self.serving = False
-        channel = open_channel(address)
+        channel = grpcio_channel(address)
         self.stub = pb2_grpc.RecommenderServiceStub(channel)
         self._health = health_pb2_grpc.HealthStub(channel)
         self._watch: Any = None

@@ -9,7 +9,7 @@ from recsys.faiss.v1 import faiss_service_pb2 as pb
 from recsys.faiss.v1 import faiss_service_pb2_grpc as pb_grpc
 
 from releases.store import ReleaseStore
-from service_runtime.channels import open_channel
+from service_runtime.channels import grpcio_channel
 from service_runtime.tls import CallerTls
 from tests.faiss_server.making import Made
 from tests.faiss_server.serving import SERVED, RunningFaissServer, good_search, running
@@ -24,7 +24,7 @@ async def test_with_certificates_only_callers_of_the_ca_are_answered(
     caller = Files(tmp_path / "caller").write(ca.issue_cert("recommender.internal"), ca)
 
     async def answer(port: int, tls: CallerTls | None) -> pb.SearchResponse:
-        async with open_channel(f"127.0.0.1:{port}", tls) as channel:
+        async with grpcio_channel(f"127.0.0.1:{port}", tls) as channel:
             return await pb_grpc.FaissServiceStub(channel).Search(
                 good_search(), timeout=5, wait_for_ready=False
             )
@@ -33,7 +33,7 @@ async def test_with_certificates_only_callers_of_the_ca_are_answered(
         store, tmp_path, tls_cert_file=own.certificate, tls_key_file=own.key,
         tls_client_ca_file=own.ca,
     ) as server:  # fmt: skip
-        async with open_channel(f"127.0.0.1:{server.port}", caller.caller()) as channel:
+        async with grpcio_channel(f"127.0.0.1:{server.port}", caller.caller()) as channel:
             known = RunningFaissServer(server.port, server.metrics_port, channel)
             await known.until_ready(SERVED)
         assert sum((await answer(server.port, caller.caller())).counts) == 10

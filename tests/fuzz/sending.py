@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import grpc
 
-from service_runtime.channels import open_channel
+from service_runtime.channels import grpcio_channel
 from tests.fuzz.messages import RequestMaker
 from tests.fuzz.targets import Target
 
@@ -63,7 +63,7 @@ class Sender:
 
     async def __aenter__(self) -> Self:
         for server, address in self._addresses.items():
-            channel = open_channel(address)
+            channel = grpcio_channel(address)
             self._channels[server] = await self._cleanup.enter_async_context(channel)
         return self
 

@@ -6,7 +6,7 @@ import trustme
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
 from service_runtime.errors import StartupError
-from service_runtime.tls import server_credentials
+from service_runtime.tls import server_tls
 from tests.support.backends import ScriptedFaiss, ScriptedModel
 from tests.support.certificates import SERVER_NAME, Files
 from tests.support.servers import Settings
@@ -31,7 +31,8 @@ def backends(tmp_path, ca):
         tls_client_ca_file=files.ca,
     )  # fmt: skip
     return [
-        kind(credentials=server_credentials(settings)) for kind in (ScriptedModel, ScriptedFaiss)
+        kind(credentials=server_tls(settings).credentials())
+        for kind in (ScriptedModel, ScriptedFaiss)
     ]
 
 

@@ -182,8 +182,9 @@ async def test_a_loop_that_cannot_keep_up_refuses_calls_long_before_the_fixed_li
     registry = new_registry()
     labels = {"service": SERVICE, "method": "GetHistory"}
     async with serving(servicer, registry) as running, calling(running) as (stub, health):
-        calls = [stub.GetHistory(pb2.GetHistoryRequest(), timeout=30) for _ in range(60)]
+        calls = []
         while not registry.get_sample_value("recsys_rpc_shed_total", labels):
+            calls.append(stub.GetHistory(pb2.GetHistoryRequest(), timeout=30))
             await asyncio.sleep(0.01)
         await health.Check(health_pb2.HealthCheckRequest())
         assert 8 <= registry.get_sample_value("recsys_rpc_limit", labels) < 60

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import grpc
 import pytest
 import trustme
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from service_runtime.channels import open_channel
 from service_runtime.errors import StartupError
@@ -19,6 +19,45 @@ from tests.support.servers import Settings
 
 NOTHING = Services(lambda _server: None, (), reflected=False)
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(params=["asyncio", "grpcio"])
+def transport(request):
+    """What the server speaks gRPC by."""
+    return request.param
+
+
+@pytest.fixture(params=["asyncio", "grpcio"])
+def ask(request):
+    """Answers what a new connection to a server comes to."""
+
+    async def answer(server, tls: CallerTls | None) -> grpc.StatusCode:
+        channel = open_channel(f"127.0.0.1:{server.port}", request.param, tls)
+        try:
+            await check(channel)
+        except grpc.aio.AioRpcError as error:
+            return error.code()
+        finally:
+            await channel.close(0)
+        return grpc.StatusCode.OK
+
+    return answer
+
+
+@pytest.fixture
+def listening(transport):
+    """Makes a server of such files."""
+
+    def make(files: Files, *, mutual: bool = False):
+        settings = Settings(
+            port=0, metrics_port=0, drain_notice_seconds=0, drain_seconds=1,
+            grpc_transport=transport,
+            tls_cert_file=files.certificate, tls_key_file=files.key,
+            tls_client_ca_file=files.ca if mutual else None,
+        )  # fmt: skip
+        return running_server(settings, NOTHING, new_registry())
+
+    return make
 
 
 @pytest.fixture
@@ -36,33 +75,15 @@ def caller_files(tmp_path, ca):
     return Files(tmp_path / "caller").write(ca.issue_cert("recommender.internal"), ca)
 
 
-def listening(files: Files, *, mutual: bool = False):
-    settings = Settings(
-        port=0, metrics_port=0, drain_notice_seconds=0, drain_seconds=1,
-        tls_cert_file=files.certificate, tls_key_file=files.key,
-        tls_client_ca_file=files.ca if mutual else None,
-    )  # fmt: skip
-    return running_server(settings, NOTHING, new_registry())
-
-
-async def check(channel: grpc.aio.Channel) -> None:
-    await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=3)
-
-
-async def ask(server, tls: CallerTls | None) -> grpc.StatusCode:
-    """What a new connection comes to."""
-    channel = open_channel(f"127.0.0.1:{server.port}", tls)
-    try:
-        await check(channel)
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    finally:
-        await channel.close()
-    return grpc.StatusCode.OK
+async def check(channel) -> None:
+    method = channel.unary_unary(
+        "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest.SerializeToString
+    )
+    await method(health_pb2.HealthCheckRequest(), timeout=3)
 
 
 async def test_only_callers_that_know_the_ca_and_the_name_get_through(
-    server_files, caller_files, tmp_path
+    server_files, caller_files, tmp_path, listening, ask
 ):
     stranger = Files(tmp_path / "stranger").write(None, trustme.CA())
     async with listening(server_files) as server:
@@ -75,14 +96,14 @@ async def test_only_callers_that_know_the_ca_and_the_name_get_through(
             assert await ask(server, tls) is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_an_expired_server_is_turned_away(caller_files, tmp_path, ca):
+async def test_an_expired_server_is_turned_away(caller_files, tmp_path, ca, listening, ask):
     expired = Files(tmp_path / "expired").write(ca.issue_cert(SERVER_NAME, not_after=PAST), ca)
     async with listening(expired) as server:
         assert await ask(server, caller_files.caller()) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_with_a_client_ca_every_caller_needs_a_certificate_of_it(
-    server_files, caller_files, tmp_path, ca
+    server_files, caller_files, tmp_path, ca, listening, ask
 ):
     other = trustme.CA()
     of_another_ca = Files(tmp_path / "other").write(other.issue_cert("recommender.internal"), ca)
@@ -101,23 +122,24 @@ async def test_with_a_client_ca_every_caller_needs_a_certificate_of_it(
 
 
 async def test_a_replaced_certificate_counts_for_new_connections_and_old_ones_go_on(
-    server_files, caller_files, tmp_path, ca
+    server_files, caller_files, tmp_path, ca, listening, ask
 ):
     new_ca = trustme.CA()
     knows_the_new = Files(tmp_path / "new").write(None, new_ca).caller(shows=False)
     async with listening(server_files) as server:
-        old = open_channel(f"127.0.0.1:{server.port}", caller_files.caller(shows=False))
+        tls = caller_files.caller(shows=False)
+        old = open_channel(f"127.0.0.1:{server.port}", "asyncio", tls)
         await check(old)
         assert await ask(server, knows_the_new) is grpc.StatusCode.UNAVAILABLE
         server_files.write(new_ca.issue_cert(SERVER_NAME), new_ca)
         assert await ask(server, knows_the_new) is grpc.StatusCode.OK
         assert await ask(server, caller_files.caller()) is grpc.StatusCode.UNAVAILABLE
         await check(old)
-        await old.close()
+        await old.close(0)
 
 
 async def test_a_broken_replacement_is_told_once_and_changes_nothing(
-    server_files, caller_files, ca, caplog
+    server_files, caller_files, ca, caplog, listening, ask
 ):
     caplog.set_level(logging.WARNING, "service_runtime.tls")
     tls = caller_files.caller()
@@ -152,7 +174,7 @@ def test_a_caller_hears_of_new_files(caller_files, ca):
         (lambda files: files.certificate.write_text("nothing"), "TEST_SERVER_TLS_.*tls.crt"),
     ],
 )
-async def test_files_that_cannot_be_used_stop_the_start(server_files, spoil, message):
+async def test_files_that_cannot_be_used_stop_the_start(server_files, spoil, message, listening):
     spoil(server_files)
     with pytest.raises(StartupError, match=message):
         async with listening(server_files):
@@ -166,7 +188,9 @@ async def test_a_certificate_without_its_key_stops_the_start(server_files):
             pass
 
 
-async def test_handshakes_during_a_replacement_all_succeed(server_files, caller_files, ca):
+async def test_handshakes_during_a_replacement_all_succeed(
+    server_files, caller_files, ca, listening, ask
+):
     """Certificate and key are two files: between the two replacements they do not match."""
     tls = caller_files.caller()
     async with listening(server_files) as server:
