@@ -19,6 +19,7 @@ from rich.console import Console
 
 from reporting import print_report, write_report
 from tests.chaos.cluster import Cluster
+from tests.chaos.machine import Pace
 from tests.chaos.outcome import Outcome
 from tests.chaos.overload import Overload, measure_overload
 from tests.chaos.report import chaos_report
@@ -95,13 +96,17 @@ class _Suite:
             record_histories(cluster.recommenders[0].address, releases.catalogue)
             cluster.wait_full_service()
             load = self._calibrated(cluster)
+            pace = Pace()
             numbers = iter([number for number, _ in wanted[len(_FIRST_TWO) :]])
             check = AnswerCheck(releases.catalogue)
             outcomes = []
             for scenario in self._scenarios:
                 own = [next(numbers) for _ in scenario.needs]
+                # A third of what is sustained now, and not of what was when the machine was faster.
+                load.rate = self.rate * min(1.0, pace.now())
                 outcomes.append(self._shown(play(scenario, world, own, load, check)))
             if fill_up and (missing := _REQUESTS - sum(one.requests for one in outcomes)) > 0:
+                load.rate = self.rate * min(1.0, pace.now())
                 rest = _steady_for(missing / load.rate * 1.02)
                 outcomes.append(self._shown(play(rest, world, [], load, check)))
             if overload:
