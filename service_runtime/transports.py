@@ -1,5 +1,6 @@
 """What a server speaks gRPC by: the event loop alone, or the `grpcio` library's server."""
 
+from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 import grpc
@@ -43,62 +44,42 @@ def new_server(
     `shares_port`: other workers listen on its port, too.
     """
     if settings.grpc_transport == "asyncio":
-        return _OnEventLoop(settings, interceptor, shares_port=shares_port)
-    return _OfGrpcio(settings, interceptor, shares_port=shares_port)
+        return _OnEventLoop(settings, AsyncioServer(_limits(settings), interceptor), shares_port)
+    options = _options(settings, shares_port=shares_port)
+    return _OfGrpcio(settings, grpc.aio.server(interceptors=[interceptor], options=options))
 
 
+@dataclass(frozen=True)
 class _OnEventLoop:
-    def __init__(
-        self,
-        settings: ServerSettings,
-        interceptor: grpc.aio.ServerInterceptor,
-        *,
-        shares_port: bool,
-    ) -> None:
-        limits = Limits(
-            max_message_bytes=_MAX_REQUEST_BYTES,
-            max_streams=_MAX_STREAMS,
-            max_age_seconds=settings.max_connection_age_seconds,
-            age_grace_seconds=settings.drain_seconds,
-            min_ping_seconds=_MIN_PING_SECONDS,
-        )
-        self._settings = settings
-        self._shares_port = shares_port
-        self._server = AsyncioServer(limits, interceptor)
+    settings: ServerSettings
+    server: AsyncioServer
+    shares_port: bool
 
     @property
     def services(self) -> grpc.aio.Server:
-        return cast("grpc.aio.Server", self._server)  # as far as generated code knows it
+        return cast("grpc.aio.Server", self.server)  # as far as generated code knows it
 
     async def listen(self, port: int) -> int:
-        tls = server_tls(self._settings)
+        tls = server_tls(self.settings)
         context = None if tls is None else tls.context()
         try:
-            return await self._server.listen(
-                self._settings.host, port, tls=context, shares_port=self._shares_port
+            return await self.server.listen(
+                self.settings.host, port, tls=context, shares_port=self.shares_port
             )
         except OSError as error:
-            raise taken_address(self._settings.address(port)) from error
+            raise taken_address(self.settings.address(port)) from error
 
     async def stop(self, grace_seconds: float) -> None:
-        await self._server.stop(grace_seconds)
+        await self.server.stop(grace_seconds)
 
 
+@dataclass(frozen=True)
 class _OfGrpcio:
-    def __init__(
-        self,
-        settings: ServerSettings,
-        interceptor: grpc.aio.ServerInterceptor,
-        *,
-        shares_port: bool,
-    ) -> None:
-        self._settings = settings
-        self.services = grpc.aio.server(
-            interceptors=[interceptor], options=_options(settings, shares_port=shares_port)
-        )
+    settings: ServerSettings
+    services: grpc.aio.Server
 
     async def listen(self, port: int) -> int:
-        address, tls = self._settings.address(port), server_tls(self._settings)
+        address, tls = self.settings.address(port), server_tls(self.settings)
         try:
             if tls is None:
                 port = self.services.add_insecure_port(address)
@@ -111,6 +92,16 @@ class _OfGrpcio:
 
     async def stop(self, grace_seconds: float) -> None:
         await self.services.stop(grace_seconds)
+
+
+def _limits(settings: ServerSettings) -> Limits:
+    return Limits(
+        max_message_bytes=_MAX_REQUEST_BYTES,
+        max_streams=_MAX_STREAMS,
+        max_age_seconds=settings.max_connection_age_seconds,
+        age_grace_seconds=settings.drain_seconds,
+        min_ping_seconds=_MIN_PING_SECONDS,
+    )
 
 
 def _options(settings: ServerSettings, *, shares_port: bool) -> tuple[tuple[str, int], ...]:

@@ -14,8 +14,8 @@ from service_runtime.asyncio_grpc.client_connection import (
     NotBegunError,
     call_error,
 )
-from service_runtime.asyncio_grpc.events import all_set
 from service_runtime.asyncio_grpc.header_blocks import block
+from service_runtime.asyncio_grpc.leaving import let_go
 from service_runtime.asyncio_grpc.metadata import headers_of_metadata, timeout_of_seconds
 
 __all__ = ["Channel"]
@@ -93,14 +93,7 @@ class Channel:
         self._is_closed = True
         if self._connecting is not None:
             self._connecting.cancel()
-        connections = [connection for connection in self._opened if not connection.is_closed]
-        for connection in connections:
-            connection.leave()
-        try:
-            await all_set([connection.closed for connection in connections], grace_seconds)
-        finally:
-            for connection in connections:
-                connection.end("the channel was closed")
+        await let_go([each for each in self._opened if not each.is_closed], grace_seconds)
 
     async def _connected(self, timeout_seconds: float | None) -> ClientConnection:
         """Answer a connection, a new one if need be. Raises grpc.aio.AioRpcError."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import grpc
 
-from service_runtime.asyncio_grpc.connection import STREAM_WINDOW_BYTES, Connection, Stream
+from service_runtime.asyncio_grpc.connection import Connection
 from service_runtime.asyncio_grpc.errors import (
     ErrorCode,
     ProtocolError,
@@ -25,6 +25,7 @@ from service_runtime.asyncio_grpc.frames import (
 from service_runtime.asyncio_grpc.header_blocks import MAX_LIST_BYTES, Headers
 from service_runtime.asyncio_grpc.messages import MessageError, MessageReader, prefixed
 from service_runtime.asyncio_grpc.metadata import metadata_of, small_number, status_of
+from service_runtime.asyncio_grpc.streams import STREAM_WINDOW_BYTES, Stream
 
 __all__ = ["ClientConnection", "NotBegunError", "call_error"]
 
@@ -144,25 +145,25 @@ class ClientConnection(Connection[_Call, _ResponseHead]):
         if not self.streams:
             self.close()
 
-    def end(self, why: str) -> None:
+    def end(self) -> None:
         """Give up the calls that are under way, and the connection."""
         for call in list(self.streams.values()):
-            self._fail(call, grpc.StatusCode.UNAVAILABLE, why)
+            self._fail(call, grpc.StatusCode.UNAVAILABLE, "the channel was closed")
         self.close()
 
     def _begin(self, block: bytes, message: bytes) -> _Call:
-        call = _Call(self._next_stream, self.first_send_window(), self._max_message_bytes)
+        call = _Call(self._next_stream, self.outgoing.first_window, self._max_message_bytes)
         self._next_stream += 2
         if self._next_stream > _LAST_STREAM:
             self._is_left = True
         self.streams[call.id] = call
-        headers, data = self.header_frames(call.id, block, end=False), prefixed(message)
-        if self.send_at_once(call, len(data)):
+        headers, data = self.outgoing.header_frames(call.id, block, end=False), prefixed(message)
+        if self.outgoing.send_at_once(call, len(data)):
             call.is_sent = True
             self.write(headers + data_frame(call.id, data, end=True))
         else:
             self.write(headers)
-            self.send(call, data, b"")
+            self.outgoing.send(call, data, b"")
         return call
 
     def _expire(self, call: _Call) -> None:

@@ -1,4 +1,4 @@
-"""One HTTP/2 connection, either side: frames in their order, settings, flow control, its end."""
+"""One HTTP/2 connection, either side: what each frame that comes is to it, and its end."""
 
 import asyncio
 from abc import abstractmethod
@@ -14,54 +14,30 @@ from service_runtime.asyncio_grpc.frames import (
     FrameReader,
     Kind,
     Setting,
-    data_frame,
     frame,
     goaway_frame,
-    header_frames,
     reset_frame,
     settings_of,
     unpadded,
     window_update_frame,
 )
 from service_runtime.asyncio_grpc.header_blocks import MAX_BLOCK_BYTES, BlockReader, Headers
+from service_runtime.asyncio_grpc.outgoing import (
+    DEFAULT_WINDOW_BYTES,
+    MAX_WINDOW_BYTES,
+    Outgoing,
+)
+from service_runtime.asyncio_grpc.streams import ReceiveWindow, Stream
 
-__all__ = ["STREAM_WINDOW_BYTES", "Connection", "Stream"]
-
-STREAM_WINDOW_BYTES: Final = 4 * 1024 * 1024
-"""How much of a stream the other side may send ahead: messages of usual size never wait."""
+__all__ = ["Connection"]
 
 _CONNECTION_WINDOW_BYTES: Final = 64 * 1024 * 1024
-_DEFAULT_WINDOW_BYTES: Final = 65_535  # until settings say otherwise
-_MAX_WINDOW_BYTES: Final = 2**31 - 1
 _DEFAULT_MAX_STREAMS: Final = 2**31 - 1
 # Replies that pile up before somebody who reads nothing: pings and settings cost him less than us.
 _MAX_UNREAD_REPLIES: Final = 1000
 _FLUSH_SECONDS: Final = 2.0
-# HPACK's table of what was said before is not used by us, which the first block has to say: who is
-# told so can make it as small as he likes (RFC 7541, section 4.2).
-_NO_TABLE: Final = b"\x20"
-# Longer frames than that save nothing, and one of them is written whole.
-_LONGEST_FRAME_BYTES: Final = 65_536
 # Each may change the windows of all streams.
 _MAX_SETTINGS: Final = 1000
-
-
-class Stream:
-    """One call's part of a connection."""
-
-    __slots__ = ("end_block", "id", "is_sent", "received_bytes", "send_window", "unsent")
-
-    def __init__(self, stream_id: int, send_window: int) -> None:
-        self.id = stream_id
-        self.send_window = send_window
-        self.received_bytes = 0
-        """Received since the other side was last allowed more."""
-        self.unsent = bytearray()
-        """What waits for the other side to allow more."""
-        self.end_block: bytes | None = None
-        """Trailers that follow `unsent` and end the stream; empty: the last DATA ends it."""
-        self.is_sent = False
-        """Whether our side has said its last."""
 
 
 StreamT = TypeVar("StreamT", bound=Stream)
@@ -77,20 +53,15 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
         self.is_closed = False
         self.max_streams = _DEFAULT_MAX_STREAMS
         """How many streams the other side takes at a time."""
+        self.outgoing: Outgoing[StreamT] = Outgoing(self)
+        self._window = ReceiveWindow(_CONNECTION_WINDOW_BYTES)
         self._transport: asyncio.Transport
         self._loop = asyncio.get_running_loop()
         self._frames = FrameReader()
         self._blocks = BlockReader(head_of)
         self._unfinished: tuple[int, int, bytearray] | None = None
-        self._received_bytes = 0
-        self._send_window = _DEFAULT_WINDOW_BYTES
-        self._first_send_window = _DEFAULT_WINDOW_BYTES
-        self._max_frame_bytes = 16_384
-        self._is_writing_paused = False
         self._unread_replies = 0
         self._settings_received = 0
-        self._waiting: dict[int, StreamT] = {}
-        self._block_start = _NO_TABLE
         self._flush_timer: asyncio.TimerHandle | None = None
         self._handlers: dict[int, Callable[[Frame], None]] = {
             Kind.DATA: self._on_data,
@@ -138,6 +109,12 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
     def data_sent(self) -> None:
         """Part of a message is sent."""
 
+    def drained(self, stream: StreamT) -> None:
+        """All that there was to send on this stream is sent."""
+
+    def ended(self, stream: StreamT) -> None:
+        """Our side of the stream has ended."""
+
     def pinged(self) -> None:
         """Take note of a ping. Raises ProtocolError."""
 
@@ -166,12 +143,11 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
         self.lost(exc)
 
     def pause_writing(self) -> None:  # noqa: D102
-        self._is_writing_paused = True
+        self.outgoing.is_paused = True
 
     def resume_writing(self) -> None:  # noqa: D102
-        self._is_writing_paused = False
         self._unread_replies = 0
-        self._send_what_waits()
+        self.outgoing.resume()
 
     # What callers of either side use.
 
@@ -179,36 +155,6 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
         """Send frames."""
         if data and not self.is_closed:
             self._transport.write(data)
-
-    def header_frames(self, stream_id: int, block: bytes, *, end: bool) -> bytes:
-        """Lay headers out, to be sent before anything else is laid out."""
-        start, self._block_start = self._block_start, b""
-        return header_frames(stream_id, start + block, end=end)
-
-    def send(self, stream: StreamT, data: bytes, end_block: bytes | None = None) -> None:
-        """Send part of a message as soon as the other side allows it.
-
-        `end_block` ends our side of the stream, by these trailers after the data; where it is
-        empty, by the last of the data.
-        """
-        stream.unsent += data
-        if end_block is not None:
-            stream.end_block = end_block
-        self._send_on(stream)
-
-    def send_at_once(self, stream: StreamT, length: int) -> bool:
-        """Answer whether `length` bytes of DATA may go out as one frame now; then they count."""
-        if (
-            length > self._max_frame_bytes
-            or length > self._send_window
-            or length > stream.send_window
-            or stream.unsent
-            or self._is_writing_paused
-        ):
-            return False
-        self._send_window -= length
-        stream.send_window -= length
-        return True
 
     def reset(self, stream: StreamT, code: ErrorCode) -> None:
         """Give a stream up."""
@@ -219,13 +165,9 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
         """Forget a stream that has ended; answer whether it was there."""
         if self.streams.pop(stream.id, None) is None:
             return False
-        self._waiting.pop(stream.id, None)
+        self.outgoing.forget(stream)
         self.removed(stream)
         return True
-
-    def first_send_window(self) -> int:
-        """Answer how much of a new stream may be sent before the other side allows more."""
-        return self._first_send_window
 
     def fail(self, error: ProtocolError) -> None:
         """End the connection for what the other side did."""
@@ -250,7 +192,7 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
 
     def opening(self) -> bytes:
         """Lay out how much the other side may send on the connection as a whole."""
-        return window_update_frame(0, _CONNECTION_WINDOW_BYTES - _DEFAULT_WINDOW_BYTES)
+        return window_update_frame(0, _CONNECTION_WINDOW_BYTES - DEFAULT_WINDOW_BYTES)
 
     # Frames.
 
@@ -282,13 +224,14 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
     def _on_data(self, received: Frame) -> None:
         self._check_began(received)
         # Padding counts, and so does what comes for streams that are gone.
-        self._allow_more(len(received.payload))
+        if more := self._window.take(len(received.payload)):
+            self.write(window_update_frame(0, more))
         stream = self.streams.get(received.stream)
         if stream is None:
             return
         end = bool(received.flags & END_STREAM)
-        if not end:
-            self._allow_more_of(stream, len(received.payload))
+        if not end and (more := stream.receive_window.take(len(received.payload))):
+            self.write(window_update_frame(stream.id, more))
         self.data_received_on(stream, unpadded(received.flags, received.payload), end=end)
 
     def _on_headers(self, received: Frame) -> None:
@@ -348,20 +291,9 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
 
     def _set(self, name: int, value: int) -> None:
         if name == Setting.INITIAL_WINDOW_SIZE:
-            if value > _MAX_WINDOW_BYTES:
-                raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE")
-            more = value - self._first_send_window
-            self._first_send_window = value
-            for stream in list(self.streams.values()):
-                stream.send_window += more
-                if stream.send_window > _MAX_WINDOW_BYTES:
-                    raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE")
-                if more > 0:
-                    self._send_on(stream)
+            self.outgoing.set_first_window(value, self.streams.values())
         elif name == Setting.MAX_FRAME_SIZE:
-            if not 16_384 <= value < 2**24:
-                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "MAX_FRAME_SIZE")
-            self._max_frame_bytes = min(value, _LONGEST_FRAME_BYTES)
+            self.outgoing.set_max_frame_bytes(value)
         elif name == Setting.MAX_CONCURRENT_STREAMS:
             self.max_streams = value
         elif name == Setting.ENABLE_PUSH and value > 1:
@@ -383,97 +315,35 @@ class Connection(asyncio.Protocol, Generic[StreamT, HeadT]):
     def _on_goaway(self, received: Frame) -> None:
         if len(received.payload) < 8 or received.stream:
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a GOAWAY of another form")
-        last = int.from_bytes(received.payload[:4], "big") & _MAX_WINDOW_BYTES
+        last = int.from_bytes(received.payload[:4], "big") & MAX_WINDOW_BYTES
         code = int.from_bytes(received.payload[4:8], "big")
         self.goaway_received(last, code, received.payload[8:].decode(errors="replace"))
 
     def _on_window_update(self, received: Frame) -> None:
         _check_length(received, 4)
-        more = int.from_bytes(received.payload, "big") & _MAX_WINDOW_BYTES
-        if received.stream:
-            self._check_began(received)
+        more = int.from_bytes(received.payload, "big") & MAX_WINDOW_BYTES
+        if not received.stream:
             if not more:
-                raise StreamError(ErrorCode.PROTOCOL_ERROR, "more by nothing")
-            if (stream := self.streams.get(received.stream)) is not None:
-                stream.send_window += more
-                if stream.send_window > _MAX_WINDOW_BYTES:
-                    raise StreamError(ErrorCode.FLOW_CONTROL_ERROR, "the stream's window")
-                self._send_on(stream)
+                raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "more by nothing")
+            self.outgoing.allow(more)
             return
+        self._check_began(received)
         if not more:
-            raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "more by nothing")
-        was_closed = self._send_window <= 0
-        self._send_window += more
-        if self._send_window > _MAX_WINDOW_BYTES:
-            raise ProtocolError(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window")
-        if was_closed:  # else nobody waits for it
-            self._send_what_waits()
+            raise StreamError(ErrorCode.PROTOCOL_ERROR, "more by nothing")
+        if (stream := self.streams.get(received.stream)) is not None:
+            self.outgoing.allow_of(stream, more)
 
     def _check_began(self, received: Frame) -> None:
         if not received.stream or self.is_idle(received.stream):
             raise ProtocolError(ErrorCode.PROTOCOL_ERROR, "a frame of a stream that is not begun")
 
     def _reply(self, data: bytes) -> None:
-        if self._is_writing_paused:
+        if self.outgoing.is_paused:
             self._unread_replies += 1
             if self._unread_replies > _MAX_UNREAD_REPLIES:
                 self.abort()
                 return
         self.write(data)
-
-    # Flow control.
-
-    def _send_what_waits(self) -> None:
-        for stream in list(self._waiting.values()):
-            if self._send_window <= 0 or self._is_writing_paused:
-                return
-            self._send_on(stream)
-
-    def _send_on(self, stream: StreamT) -> None:
-        """Send what is allowed of what waits, and the end where nothing waits any more."""
-        unsent = stream.unsent
-        while unsent:
-            if self._send_window <= 0 or self._is_writing_paused:
-                self._waiting[stream.id] = stream
-                return
-            length = min(len(unsent), self._max_frame_bytes, self._send_window, stream.send_window)
-            if length <= 0:
-                # More of its own window goes on with it; who waits for all to have more is walked
-                # through each time.
-                self._waiting.pop(stream.id, None)
-                return
-            self._send_window -= length
-            stream.send_window -= length
-            end = length == len(unsent) and stream.end_block == b""
-            self.write(data_frame(stream.id, bytes(unsent[:length]), end=end))
-            self.data_sent()
-            del unsent[:length]
-        self._waiting.pop(stream.id, None)
-        if stream.end_block is None:
-            self.drained(stream)
-        elif not stream.is_sent:
-            stream.is_sent = True
-            if stream.end_block:
-                self.write(self.header_frames(stream.id, stream.end_block, end=True))
-            self.ended(stream)
-
-    def drained(self, stream: StreamT) -> None:
-        """All that there was to send on this stream is sent."""
-
-    def ended(self, stream: StreamT) -> None:
-        """Our side of the stream has ended."""
-
-    def _allow_more(self, length: int) -> None:
-        self._received_bytes += length
-        if self._received_bytes >= _CONNECTION_WINDOW_BYTES // 2:
-            self.write(window_update_frame(0, self._received_bytes))
-            self._received_bytes = 0
-
-    def _allow_more_of(self, stream: StreamT, length: int) -> None:
-        stream.received_bytes += length
-        if stream.received_bytes >= STREAM_WINDOW_BYTES // 2:
-            self.write(window_update_frame(stream.id, stream.received_bytes))
-            stream.received_bytes = 0
 
 
 def _check_length(received: Frame, length: int) -> None:

@@ -13,6 +13,7 @@ import grpc
 from service_runtime.asyncio_grpc.header_blocks import Headers
 
 __all__ = [
+    "QUOTED",
     "Metadata",
     "headers_of_metadata",
     "metadata_of",
@@ -30,8 +31,8 @@ _UNITS: Final = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
-# An answer of ours is no longer for what it quotes.
-_QUOTED: Final = 50
+QUOTED: Final = 50
+"""So many characters of a request are quoted at the most: it makes no answer long."""
 
 # Headers of the protocol are no metadata of the caller.
 _RESERVED: Final = frozenset({"te", "content-type", "host"})
@@ -55,7 +56,7 @@ def seconds_of_timeout(text: str) -> float:
         or not (digits.isascii() and digits.isdigit())
     ):
         raise ValueError(
-            f"grpc-timeout {text[:_QUOTED]!r} is not up to eight digits and one of HMSmun"
+            f"grpc-timeout {text[:QUOTED]!r} is not up to eight digits and one of HMSmun"
         )
     return int(digits) * _UNITS[unit]
 
@@ -81,7 +82,7 @@ def _bytes_of(name: str, value: str) -> bytes:
             value.rstrip("=") + "=" * (-len(value.rstrip("=")) % 4), validate=True
         )
     except binascii.Error:
-        raise ValueError(f"metadata {name[:_QUOTED]} is not base64") from None
+        raise ValueError(f"metadata {name[:QUOTED]} is not base64") from None
 
 
 def headers_of_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> Headers:

@@ -8,8 +8,8 @@ from typing import Final
 
 import grpc
 
-from service_runtime.asyncio_grpc.events import all_set
-from service_runtime.asyncio_grpc.requests import CallDetails
+from service_runtime.asyncio_grpc.leaving import all_closed, let_go
+from service_runtime.asyncio_grpc.request_head import CallDetails
 from service_runtime.asyncio_grpc.server_call import MethodHandler, ServerCall
 from service_runtime.asyncio_grpc.server_connection import Limits, ServerConnection
 
@@ -98,14 +98,8 @@ class Server:
         if self._listener is not None:
             self._listener.close()
         connections = list(self._connections)
-        for connection in connections:
-            connection.leave()
-        try:
-            await all_set([connection.closed for connection in connections], grace_seconds)
-        finally:
-            for connection in connections:
-                connection.end()
-        await all_set([connection.closed for connection in connections], _CLOSING_SECONDS)
+        await let_go(connections, grace_seconds)
+        await all_closed(connections, _CLOSING_SECONDS)
 
 
 def _bound(host: str, port: int, *, shares_port: bool) -> socket.socket:

@@ -8,11 +8,11 @@ from typing import Any, Final, NoReturn, Protocol
 
 import grpc
 
-from service_runtime.asyncio_grpc.connection import Stream
 from service_runtime.asyncio_grpc.header_blocks import Headers, block
 from service_runtime.asyncio_grpc.messages import Message, MessageError, MessageReader, prefixed
 from service_runtime.asyncio_grpc.metadata import Metadata, headers_of_metadata, status_headers
-from service_runtime.asyncio_grpc.requests import OK_HEADERS, CallDetails, RequestHead
+from service_runtime.asyncio_grpc.request_head import OK_HEADERS, CallDetails, RequestHead
+from service_runtime.asyncio_grpc.streams import Stream
 
 __all__ = ["CallWriter", "MethodHandler", "ServerCall"]
 

@@ -1,17 +1,15 @@
-"""One caller's connection to a server: turns frames into calls, and their answers into frames."""
+"""One caller's connection to a server: its calls begin and end with it."""
 
 import asyncio
-import inspect
-import logging
 import random
 import time
-from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
 
-from service_runtime.asyncio_grpc.connection import STREAM_WINDOW_BYTES, Connection
+from service_runtime.asyncio_grpc.answering import Methods, answer
+from service_runtime.asyncio_grpc.connection import Connection
 from service_runtime.asyncio_grpc.errors import ErrorCode, ProtocolError, StreamError
 from service_runtime.asyncio_grpc.frames import (
     PREFACE,
@@ -25,12 +23,11 @@ from service_runtime.asyncio_grpc.frames import (
 )
 from service_runtime.asyncio_grpc.header_blocks import MAX_LIST_BYTES, block
 from service_runtime.asyncio_grpc.messages import MessageError
-from service_runtime.asyncio_grpc.requests import CallDetails, RequestHead, request_head
-from service_runtime.asyncio_grpc.server_call import MethodHandler, ServerCall
+from service_runtime.asyncio_grpc.request_head import RequestHead, request_head
+from service_runtime.asyncio_grpc.server_call import ServerCall
+from service_runtime.asyncio_grpc.streams import STREAM_WINDOW_BYTES
 
-__all__ = ["Limits", "Methods", "ServerConnection"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["Limits", "ServerConnection"]
 
 _ALL_STREAMS: Final = 2**31 - 1
 _LAST_PING: Final = b"the last"
@@ -56,19 +53,6 @@ class Limits:
     age_grace_seconds: float
     min_ping_seconds: float
     """Pings that come sooner one after another, with no answer between them, are too many."""
-
-
-class Methods(Protocol):
-    """The methods of a server."""
-
-    is_stopping: bool
-    """Whether it takes no more calls."""
-
-    def handler(self, details: CallDetails) -> MethodHandler | None:
-        """Answer a method's handler, None where there is no such method."""
-
-    async def intercepted(self, call: ServerCall) -> MethodHandler | None:
-        """Answer the handler that this call goes to."""
 
 
 class ServerConnection(Connection[ServerCall, RequestHead]):
@@ -171,12 +155,12 @@ class ServerConnection(Connection[ServerCall, RequestHead]):
         return len(self.streams) >= most or len(self._tasks) >= 2 * most
 
     def _refuse(self, stream_id: int, head: RequestHead, *, end: bool) -> None:
-        self.write(self.header_frames(stream_id, block(head.refusal), end=True))
+        self.write(self.outgoing.header_frames(stream_id, block(head.refusal), end=True))
         if not end:
             self.write(reset_frame(stream_id, ErrorCode.NO_ERROR))
 
     def _begin(self, stream_id: int, head: RequestHead, *, end: bool) -> None:
-        window = self.first_send_window()
+        window = self.outgoing.first_window
         call = ServerCall(self, stream_id, window, head, self._limits.max_message_bytes)
         self.streams[stream_id] = call
         call.handler = self._methods.handler(head.details)
@@ -223,41 +207,9 @@ class ServerConnection(Connection[ServerCall, RequestHead]):
         call.forget()
 
     def _answer_soon(self, call: ServerCall) -> None:
-        call.task = task = self._loop.create_task(self._answer(call))
+        call.task = task = self._loop.create_task(answer(self._methods, call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, call: ServerCall) -> None:
-        try:
-            await self._handle(call)
-        except grpc.aio.AbortError:
-            call.end_as_set()
-        except MessageError as error:
-            call.end(error.code, str(error))
-        except asyncio.CancelledError:
-            call.end(grpc.StatusCode.CANCELLED, "the call was given up")
-            raise
-        except Exception:
-            logger.exception("%s failed", call.details_of_call.method)
-            call.end(grpc.StatusCode.UNKNOWN, "internal error; see the server's log")
-
-    async def _handle(self, call: ServerCall) -> None:
-        handler = await self._methods.intercepted(call)
-        if handler is None:
-            call.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-            return
-        read, call.serialize = _reader(handler), handler.response_serializer
-        request: Any = (
-            call.each_message(read) if handler.request_streaming else read(call.only_message())
-        )
-        if handler.response_streaming:
-            behaviour = handler.stream_stream or handler.unary_stream
-            await _write_all(call, behaviour(request, call))
-            call.end_as_set()
-        else:
-            behaviour = handler.unary_unary or handler.stream_unary
-            response = await behaviour(request, call)
-            call.answer(response if call.serialize is None else call.serialize(response))
 
     def respond(
         self, call: ServerCall, headers: bytes, data: bytes, end: bytes | None = None
@@ -266,15 +218,16 @@ class ServerConnection(Connection[ServerCall, RequestHead]):
         if call.id not in self.streams:
             return
         self.data_sent()
-        frames = self.header_frames(call.id, headers, end=False) if headers else b""
-        if end is None or not self.send_at_once(call, len(data)):
+        out = self.outgoing
+        frames = out.header_frames(call.id, headers, end=False) if headers else b""
+        if end is None or not out.send_at_once(call, len(data)):
             self.write(frames)
-            self.send(call, data, end)
+            out.send(call, data, end)
             return
         call.is_sent = True
         if data:
             frames += data_frame(call.id, data, end=False)
-        self.write(frames + self.header_frames(call.id, end, end=True))
+        self.write(frames + out.header_frames(call.id, end, end=True))
         self.ended(call)
 
     def drained(self, stream: ServerCall) -> None:  # noqa: D102
@@ -363,31 +316,6 @@ class ServerConnection(Connection[ServerCall, RequestHead]):
         self.streams.clear()
         self._opened.discard(self)
         self.closed.set()
-
-
-def _reader(handler: MethodHandler) -> Any:
-    deserialize = handler.request_deserializer
-    if deserialize is None:
-        return bytes
-
-    def read(message: bytes) -> Any:
-        try:
-            return deserialize(message)
-        except Exception:  # noqa: BLE001 - whatever a deserializer raises, the message is at fault
-            raise MessageError(
-                grpc.StatusCode.INTERNAL, "the request is not a message of this method"
-            ) from None
-
-    return read
-
-
-async def _write_all(call: ServerCall, produced: Any) -> None:
-    if inspect.isasyncgen(produced):
-        async with aclosing(produced):
-            async for response in produced:
-                await call.write(response)
-    else:
-        await produced
 
 
 def _peer_name(address: Any) -> str:

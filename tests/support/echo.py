@@ -4,11 +4,12 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import grpc
+import pytest
 
 from service_runtime.asyncio_grpc.channel import Channel
 from service_runtime.asyncio_grpc.server import Limits, Server
 
-__all__ = ["LIMITS", "Echo", "channel_to", "serving"]
+__all__ = ["LIMITS", "MIB", "Echo", "call", "channel_to", "serving", "status_of"]
 
 MIB = 1024 * 1024
 LIMITS = {
@@ -97,3 +98,15 @@ async def channel_to(port, **options):
         yield channel
     finally:
         await channel.close(0)
+
+
+def call(channel, method, request=b"hello", **options):
+    """Call a method of it."""
+    return channel.unary_unary(f"/test.Echo/{method}")(request, **{"timeout": 10, **options})
+
+
+async def status_of(call):
+    """The error that a call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as failed:
+        await call
+    return failed.value

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
@@ -10,7 +11,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from tests.support.echo import MIB, Echo, serving
+from tests.support.echo import MIB, Echo, call, serving, status_of
 
 Code = grpc.StatusCode
 LARGE = [("grpc.max_receive_message_length", 64 * MIB)]
@@ -21,6 +22,16 @@ def echo():
     return Echo()
 
 
+@asynccontextmanager
+async def asked(echo, **options):
+    """A server, and a channel of grpc's to it."""
+    async with (
+        serving(echo, **options) as (server, port),
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=LARGE) as channel,
+    ):
+        yield server, channel
+
+
 @pytest.fixture
 async def served(echo):
     """The server's port."""
@@ -29,19 +40,9 @@ async def served(echo):
 
 
 @pytest.fixture
-async def channel(served):
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{served}", options=LARGE) as channel:
+async def channel(echo):
+    async with asked(echo) as (_, channel):
         yield channel
-
-
-def call(channel, method, request=b"hello", **options):
-    return channel.unary_unary(f"/test.Echo/{method}")(request, **{"timeout": 10, **options})
-
-
-async def status_of(call):
-    with pytest.raises(grpc.aio.AioRpcError) as failed:
-        await call
-    return failed.value
 
 
 @pytest.mark.parametrize("size", [0, 1, 800, 65_536, 3 * MIB])
@@ -151,10 +152,7 @@ async def test_many_calls_at_once_each_get_their_own_answer(channel):
 
 
 async def test_more_calls_than_a_connection_takes_wait_with_the_caller(echo):
-    async with (
-        serving(echo, max_streams=5) as (_, port),
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
+    async with asked(echo, max_streams=5) as (_, channel):
         await call(channel, "Echo")  # the client knows the limit now
         echo.release.set()
         assert await asyncio.gather(*(call(channel, "Wait") for _ in range(40))) == [b"hello"] * 40
@@ -170,10 +168,7 @@ async def test_a_client_of_threads(served):
 
 async def test_health_and_reflection_of_grpcs_own_servicers(echo):
     health = HealthServicer()
-    async with (
-        serving(echo) as (server, port),
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
+    async with asked(echo) as (server, channel):
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         names = ("grpc.health.v1.Health",)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
@@ -189,9 +184,9 @@ async def test_health_and_reflection_of_grpcs_own_servicers(echo):
         await health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         watch.cancel()
-        asked = reflection_pb2.ServerReflectionRequest(list_services="")
+        question = reflection_pb2.ServerReflectionRequest(list_services="")
         info = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
-        await info.write(asked)
+        await info.write(question)
         listed = (await info.read()).list_services_response
         assert [service.name for service in listed.service] == list(names)
         await info.done_writing()
@@ -209,19 +204,13 @@ async def test_an_interceptor_may_answer_instead(echo):
                 return grpc.unary_unary_rpc_method_handler(answer)
             return await continuation(details)
 
-    async with (
-        serving(echo, interceptor=Elsewhere()) as (_, port),
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
+    async with asked(echo, interceptor=Elsewhere()) as (_, channel):
         assert await call(channel, "Echo") == b"from elsewhere"
         assert (await status_of(call(channel, "Refuse"))).code() is Code.NOT_FOUND
 
 
 async def test_stopping_lets_calls_end_and_takes_no_more(echo):
-    async with (
-        serving(echo) as (server, port),
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
+    async with asked(echo) as (server, channel):
         under_way = call(channel, "Wait")
         await echo.entered.wait()
         stopped = asyncio.create_task(server.stop(10))
@@ -238,10 +227,7 @@ async def test_stopping_lets_calls_end_and_takes_no_more(echo):
 
 
 async def test_of_two_graces_the_shorter_counts(echo):
-    async with (
-        serving(echo) as (server, port),
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
+    async with asked(echo) as (server, channel):
         under_way = call(channel, "Wait")
         await echo.entered.wait()
         stopped = asyncio.create_task(server.stop(60))
@@ -252,10 +238,7 @@ async def test_of_two_graces_the_shorter_counts(echo):
 
 
 async def test_renewing_connections_costs_no_call(echo):
-    async with (
-        serving(echo, max_age_seconds=0.1) as (_, port),
-        grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
-    ):
+    async with asked(echo, max_age_seconds=0.1) as (_, channel):
 
         async def ask():
             for _ in range(150):

@@ -9,6 +9,7 @@ import grpc
 from service_runtime.asyncio_grpc.header_blocks import MAX_LIST_BYTES, Headers, list_bytes
 from service_runtime.asyncio_grpc.messages import ENCODINGS
 from service_runtime.asyncio_grpc.metadata import (
+    QUOTED,
     Metadata,
     metadata_of,
     seconds_of_timeout,
@@ -21,7 +22,6 @@ OK_HEADERS: Final[Headers] = ((":status", "200"), ("content-type", "application/
 _NAMES: Final = frozenset({":method", ":scheme", ":authority", ":path"})
 _METHOD_NOT_ALLOWED: Final[Headers] = ((":status", "405"), ("allow", "POST"))
 _UNSUPPORTED_MEDIA: Final[Headers] = ((":status", "415"),)
-_QUOTED: Final = 50
 _COMPRESSED: Final[Headers] = (("grpc-accept-encoding", ENCODINGS),)
 
 
@@ -80,7 +80,7 @@ def _head_of_call(found: Mapping[str, str], headers: Headers) -> RequestHead:
         return _refused(grpc.StatusCode.INTERNAL, str(error))
     encoding = found.get("grpc-encoding", "identity")
     if encoding not in ENCODINGS.split(","):
-        text = f"messages compressed by {encoding[:_QUOTED]!r} are not read, only by {ENCODINGS}"
+        text = f"messages compressed by {encoding[:QUOTED]!r} are not read, only by {ENCODINGS}"
         return _refused(grpc.StatusCode.UNIMPLEMENTED, text, _COMPRESSED)
     return RequestHead(CallDetails(found[":path"], metadata), seconds, encoding)
 
