@@ -28,6 +28,9 @@ _BUSY_SHARE = 0.85
 """Measured in a recommender beside six servers on one core: 0.95 at three times the sustained rate,
 0.78 at the sustained one, below 0.5 at half of it."""
 _BUSY_WINDOW_NS = 100_000_000
+_MANY_LATE = 0.1
+"""Of the calls lately: that fewer are late is for short deadlines, and not for want of a core."""
+_NEWEST_SHARE = 0.05
 _FRESH_SHARE = 0.6
 """Of the longest deadlines lately: a call with more than that has not waited for long."""
 
@@ -98,9 +101,10 @@ class AdaptiveLimit:
     Additive increase, multiplicative decrease (Chiu and Jain, 1989), between a few and `most`. Two
     things lower it: an event loop that is late time and again, and calls that take most of their
     deadline for want of a core. In a `leaf` server, which calls no other, that is why they are
-    late; in others it may be a backend that hangs, so there it counts only while this thread ran or
-    waited for a core most of the time. One whose deadline is hardly longer than the fastest calls
-    take lowers nothing, or one caller's short deadlines would shut out all others.
+    late; in others it may be a backend that hangs, so there it counts only while one of ten is late
+    and this thread ran or waited for a core most of the time. One whose deadline is hardly longer
+    than the fastest calls take lowers nothing, or one caller's short deadlines would shut out all
+    others.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class AdaptiveLimit:
         self._limit = float(most)
         self._decrease_at = 0.0
         self._needed = 0.0
+        self._late_share = 0.0
         self._forgotten_at = clock()
         self._fastest = FastestLately(clock=clock)
         self._longest = LongestLately(clock=clock)
@@ -157,12 +162,17 @@ class AdaptiveLimit:
     def record(self, seconds: float, deadline_seconds: float | None, in_flight: int) -> None:
         """Count a call that took `seconds`; `in_flight` counts it too."""
         self._learn(seconds, deadline_seconds)
-        if deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds:
+        late = deadline_seconds is not None and seconds > _LATE_SHARE * deadline_seconds
+        self._late_share += _NEWEST_SHARE * (late - self._late_share)
+        if deadline_seconds is not None and late:
             fair = deadline_seconds >= _FAIR_TIMES * self._fastest.seconds()
-            if fair and (self._leaf or self._busy_share() >= _BUSY_SHARE):
+            if fair and (self._leaf or self._is_for_want_of_a_core()):
                 self._decrease(in_flight)
         elif in_flight > self._limit / 2:  # else the limit was not what kept it from being late
             self._limit = min(self._most, self._limit + 1 / self._limit)
+
+    def _is_for_want_of_a_core(self) -> bool:
+        return self._late_share >= _MANY_LATE and self._busy_share() >= _BUSY_SHARE
 
     def _needed_now(self) -> float:
         """Answer how much time a call needs to be begun, as far as late calls tell."""

@@ -158,7 +158,9 @@ class _Beside:
             self._floor = self._cleanup.enter_context(
                 run("loadtest.bench.floor", self._arguments, dict(os.environ))
             )
-            self._null = self._cleanup.enter_context(run("loadtest.bench.null_call", (), plain))
+            self._null = self._cleanup.enter_context(
+                run("loadtest.bench.null_call", ("companion",), plain)
+            )
         except BaseException:
             self._cleanup.close()
             raise

@@ -50,6 +50,9 @@ class Overload:
     ratio: float
     """Median over interleaved pairs."""
     codes_at_three_times: dict[str, int]
+    busy_at_best: float
+    """Share of the time that recommenders' threads ran or waited for a core."""
+    busy_at_three_times: float
     health_checks: int
     health_failures: int
     memory_growth: float
@@ -71,10 +74,12 @@ def _measured(cluster: Cluster, load: LoadMaker, *, quick: bool) -> Overload:
     before = _memory(cluster.servers)
     health = _Health(cluster.servers)
     calm, crowded = [], []
+    busy_calm, busy_crowded = _Busy(cluster.recommenders), _Busy(cluster.recommenders)
     codes: dict[str, int] = {}
     for _ in range(1 if quick else _PAIRS):
-        calm.append(_goodput(_asked(load, best, _SECONDS)))
-        with health.watched():
+        with busy_calm.watched():
+            calm.append(_goodput(_asked(load, best, _SECONDS)))
+        with health.watched(), busy_crowded.watched():
             results = _asked(load, _TIMES * sustained, _SECONDS)
         crowded.append(_goodput(results))
         for result in results:
@@ -87,6 +92,8 @@ def _measured(cluster: Cluster, load: LoadMaker, *, quick: bool) -> Overload:
         goodput_at_three_times=round(statistics.median(crowded), 1),
         ratio=round(statistics.median(b / a for a, b in zip(calm, crowded, strict=True)), 3),
         codes_at_three_times=codes,
+        busy_at_best=round(busy_calm.share(), 3),
+        busy_at_three_times=round(busy_crowded.share(), 3),
         health_checks=health.checks,
         health_failures=health.failures,
         memory_growth=round(max(after[name] / before[name] for name in before), 3),
@@ -125,6 +132,30 @@ def _goodput(results: Sequence[Result]) -> float:
 
 def _memory(servers: Sequence[Replica]) -> dict[str, int]:
     return {one.name: psutil.Process(one.running.pid).memory_info().rss for one in servers}
+
+
+class _Busy:
+    """How much of the time servers' event loops ran or waited for a core, by the kernel's count."""
+
+    def __init__(self, servers: Sequence[Replica]) -> None:
+        self._servers = servers
+        self._busy_ns = self._watched_ns = 0
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Count for as long as the block runs."""
+        busy, started = self._until_now(), time.perf_counter_ns()
+        yield
+        self._busy_ns += self._until_now() - busy
+        self._watched_ns += (time.perf_counter_ns() - started) * len(self._servers)
+
+    def share(self) -> float:
+        """Answer the share."""
+        return self._busy_ns / self._watched_ns
+
+    def _until_now(self) -> int:
+        counts = (Path(f"/proc/{one.running.pid}/schedstat").read_text() for one in self._servers)
+        return sum(int(number) for count in counts for number in count.split()[:2])
 
 
 class _Health:

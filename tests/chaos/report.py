@@ -83,6 +83,8 @@ def _overload_figures(overload: Overload, *, quick: bool) -> Iterable[Figure]:
     yield Figure("best_goodput_on_one_core", overload.best_goodput, "1/s")
     must = None if quick else ">= 0.8"
     yield Figure("goodput_at_three_times_over_best", overload.ratio, "", must)
+    yield Figure("busy_at_the_best_rate", overload.busy_at_best)
+    yield Figure("busy_at_three_times", overload.busy_at_three_times)
     yield Figure("health_checks_failed_under_overload", overload.health_failures, "", "== 0")
     must = None if quick else "<= 1.1"
     yield Figure("memory_growth_under_overload", overload.memory_growth, "", must)

@@ -121,3 +121,24 @@ def test_the_quick_form_measures_everything_and_leaves_no_process(
     assert (workplace / "build" / target / "report.html").exists()
     assert all(figure["value"] > 0 for figure in report["figures"] if _is_positive(figure["name"]))
     assert marked_processes(mark) == {}
+
+
+def test_a_null_call_is_measured_by_each_transport_at_either_side():
+    command = [
+        sys.executable,
+        "-m",
+        "loadtest.bench.null_call",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    head, *rows = (line.split() for line in done.stdout.splitlines())
+    assert head[:2] == ["client", "server"]
+    sides = [("grpcio", "grpcio"), ("grpcio", "asyncio"), ("asyncio", "grpcio")]
+    sides.append(("asyncio", "asyncio"))
+    assert [(client, server, callers) for client, server, callers, *_ in rows] == [
+        (*side, callers) for callers in ("1", "16") for side in sides
+    ]
+    assert all(float(figure.replace(",", "")) > 0 for row in rows for figure in row[3:7])

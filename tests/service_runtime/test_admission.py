@@ -93,11 +93,21 @@ def test_the_limit_stays_between_a_few_and_the_most(calls, most):
 def test_where_calls_wait_for_others_late_ones_lower_the_limit_while_there_is_no_core_for_them():
     busy = [0.5]
     limit = AdaptiveLimit(100, leaf=False, busy_share=lambda: busy[0])
-    limit.record(0.05, 0.05, 100)
+    for _ in range(10):
+        limit.record(0.05, 0.05, 100)
     assert limit.calls == 100
     busy[0] = 0.9
     limit.record(0.05, 0.05, 100)
     assert limit.calls == 75
+
+
+def test_a_few_callers_in_a_hurry_shut_out_nobody():
+    limit = AdaptiveLimit(100, leaf=False, busy_share=lambda: 1.0)
+    for _ in range(20):
+        limit.record(0.05, 0.05, 100)  # one of fifty
+        for _ in range(49):
+            limit.record(0.05, 10.0, 100)
+    assert limit.calls == 100
 
 
 def test_a_loop_that_lags_lowers_the_limit_of_any_server():
