@@ -25,8 +25,8 @@ _LEAST_SECONDS = 0.0001
 _HALVED_SECONDS = 1.0
 """After so long half of what late calls taught is forgotten: those refused by it teach nothing."""
 _BUSY_SHARE = 0.85
-"""Measured in a recommender beside six servers on one core: 0.95 at three times the sustained rate,
-0.78 at the sustained one, below 0.5 at half of it."""
+"""Measured in a recommender beside six servers on one core, with everything begun: 0.95 at three
+times the sustained rate, 0.78 at the sustained one, below 0.5 at half of it."""
 _BUSY_WINDOW_NS = 100_000_000
 _MANY_LATE = 0.1
 """Of the calls lately: that fewer are late is for short deadlines, and not for want of a core."""
