@@ -52,7 +52,7 @@ class ServerSettings(BaseSettings):
     )
     grpc_transport: Transport = Field(
         default="asyncio",
-        description="What speaks gRPC: asyncio, at a third of the cost, or grpcio, the library's own.",
+        description="What speaks gRPC: asyncio, a third of the cost, or grpcio, the library's own.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Calls that succeed quickly are logged at DEBUG only."
