@@ -1,5 +1,6 @@
-"""A question to whoever holds the release, and to another one where the first fails."""
+"""A question to whoever holds the release, and to another one where the first fails or hangs."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -23,26 +24,52 @@ async def ask_holder(
 ) -> AnswerT:
     """Call a holder of the release; after a failure once more, at a different address.
 
-    `deadlines` are those of all who want the answer. Where there is another address, the first
-    gets half of the time that the most hurried has left: one that hangs then costs a retry and
-    not the answer. But no less than answers take: where little is left, one call with all of it
-    is worth more than two with too little. Raises CallError.
+    So, too, where there is no answer when half of the time is over that the most hurried of
+    `deadlines` has left, those of all who want the answer; but not before answers usually come.
+    Then both are waited for, and the first answer counts: a hedged request (Dean and Barroso, The
+    Tail at Scale, 2013). An address that hangs costs a retry and not the answer, and one that was
+    only held up may still be the first. Raises CallError.
     """
     first = fleet.pick(release)
     if first is None:
         raise BackendUnavailableError(f"nobody is ready for release {release}")
-    seconds = _longest(deadlines)
-    if fleet.second_chance(release, first) is not None:
-        half = min(deadline.left() for deadline in deadlines) / 2
-        seconds = min(seconds, max(half, fleet.patience_seconds))
+    if fleet.second_chance(release, first) is None:
+        return await _attempt(fleet, first, release, _longest(deadlines), call)
+
+    def begin(backend: BackendT) -> "asyncio.Task[AnswerT]":
+        attempt = _attempt(fleet, backend, release, _longest(deadlines), call)
+        return asyncio.create_task(attempt)
+
+    half = min(deadline.left() for deadline in deadlines) / 2
+    tasks = [begin(first)]
     try:
-        return await _attempt(fleet, first, release, seconds, call)
-    except CallError:
-        second = fleet.second_chance(release, first)  # anew: the fleet may have changed
-        if second is None:
-            raise
-    fleet.retried()
-    return await _attempt(fleet, second, release, _longest(deadlines), call)
+        await asyncio.wait(tasks, timeout=max(half, fleet.patience_seconds))
+        # Anew: the fleet may have changed.
+        if _is_missing(tasks[0]) and (second := fleet.second_chance(release, first)) is not None:
+            tasks.append(begin(second))
+            fleet.retried()
+        answer = await _first_answer(tasks)
+        if not tasks[0].done():
+            fleet.failed(first, release, OutOfTimeError("one that was asked later answered before"))
+        return answer
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _is_missing(task: "asyncio.Task[AnswerT]") -> bool:
+    return not task.done() or isinstance(task.exception(), CallError)
+
+
+async def _first_answer(tasks: "Sequence[asyncio.Task[AnswerT]]") -> AnswerT:
+    """Wait for one that does not fail. Raises the last one's CallError where all do."""
+    pending = set(tasks)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            if not _is_missing(task):
+                return task.result()
+    return tasks[-1].result()
 
 
 def _longest(deadlines: Sequence[Deadline]) -> float:

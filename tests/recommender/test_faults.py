@@ -82,6 +82,28 @@ async def test_one_of_two_that_hangs_costs_no_answer_and_soon_no_time(start_reco
     assert models[0].calls == asked_before
 
 
+async def test_an_address_that_was_only_held_up_may_answer_before_the_one_asked_next(
+    start_recommender,
+):
+    models = [ScriptedModel(), ScriptedModel()]
+    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()], poll_seconds=60)
+    await asked.until_serving()
+
+    async def both_are_asked() -> bool:
+        await asked.candidates(recent_article_ids=[1])
+        return all(model.calls > 2 for model in models)
+
+    await asked.until(both_are_asked)
+    for model in models:
+        # After half of the 0.8 s for backends the other is asked too; both take more than the rest.
+        model.delay_seconds = 0.5
+        model.calls = 0
+    request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
+    answer = await asked.stub.GetCandidates(request, timeout=1.0)
+    assert answer.source == pb2.SOURCE_PERSONALIZED
+    assert [model.calls for model in models] == [1, 1]
+
+
 async def test_a_slow_address_that_answers_polls_is_tried_ever_more_rarely(start_recommender):
     models = [ScriptedModel(), ScriptedModel()]
     asked = await start_recommender(models=models, faiss=[ScriptedFaiss()])
