@@ -23,6 +23,7 @@ from releases.manifest import GoldenHistory
 from releases.split import Split
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import InvalidRequestError, ReleaseNotHeldError
+from service_runtime.short_work import ShortWork
 
 __all__ = ["MAX_VECTORS", "ArticleVectors", "FaissService"]
 
@@ -65,6 +66,7 @@ class FaissService:
         self._in_use = in_use
         self._watch = watch
         self._taken_down = taken_down
+        self._searching = 0
 
     async def search(self, release: int, query: SearchQuery, deadline: Deadline) -> SearchResult:
         """Search one release; `query.vectors` are its rows' values in one dimension, float32[n].
@@ -74,12 +76,16 @@ class FaissService:
         loaded = self._holder.get(release)
         query = _in_rows(query, loaded.manifest.dimension)
         ordinary = query.is_plain and query.nprobe is None
-        if ordinary and loaded.pace.is_short(len(query.vectors)):
-            deadline.budget()
-            return self._search(loaded, query, deadline, ordinary=True)
-        return await self._run(
-            deadline, lambda: self._search(loaded, query, deadline, ordinary=ordinary)
-        )
+        self._searching += 1
+        try:
+            if ordinary and await self._is_for_the_loop(loaded.pace, len(query.vectors)):
+                deadline.budget()
+                return self._search(loaded, query, deadline, ordinary=True)
+            return await self._run(
+                deadline, lambda: self._search(loaded, query, deadline, ordinary=ordinary)
+            )
+        finally:
+            self._searching -= 1
 
     async def vectors(
         self, release: int, article_ids: NDArray[np.int64], deadline: Deadline
@@ -167,6 +173,15 @@ class FaissService:
         """Answer a ready release's golden histories; none for any other."""
         loaded = self._holder.held.ready.get(release)
         return loaded.manifest.golden_histories if loaded is not None else ()
+
+    async def _is_for_the_loop(self, pace: ShortWork, rows: int) -> bool:
+        """Whether a search holds up others by less than handing it to a thread takes."""
+        if pace.is_short(rows):
+            return True
+        if self._searching > 1 or not pace.is_short(rows, alone=True):
+            return False
+        await asyncio.sleep(0)  # those who came in the same turn of the loop begin now
+        return self._searching == 1
 
     async def _run(self, deadline: Deadline, work: Callable[[], AnswerT]) -> AnswerT:
         # A thread cannot be stopped, so work that comes too late is not begun: neither queued

@@ -18,6 +18,7 @@ from faiss_server.service import FaissService
 from releases.store import ReleaseStore
 from service_runtime.deadlines import Deadline
 from service_runtime.errors import OutOfTimeError
+from service_runtime.short_work import ShortWork
 from tests.faiss_server.making import Made
 from tests.faiss_server.serving import (
     SERVED,
@@ -95,6 +96,32 @@ async def test_a_search_that_waits_for_a_core_is_still_short(
     for _ in range(10):
         await server.faiss.Search(good_search())
     assert set(threads) == {threading.current_thread()}  # the event loop's, of this very process
+
+
+async def test_a_search_of_some_length_is_in_the_loop_where_it_is_the_only_one(
+    server: RunningFaissServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = Searcher.search
+    threads: list[threading.Thread] = []
+
+    def note_the_thread(self: Searcher, query: SearchQuery, *left: Any) -> SearchResult:
+        threads.append(threading.current_thread())
+        return search(self, query, *left)
+
+    def within(self: ShortWork, units: int = 1, *, alone: bool = False) -> bool:
+        return alone
+
+    monkeypatch.setattr(Searcher, "search", note_the_thread)
+    monkeypatch.setattr(ShortWork, "is_short", within)
+    loops = threading.current_thread()
+    for _ in range(3):
+        await server.faiss.Search(good_search())
+    assert threads == [loops] * 3
+    threads.clear()
+    # Written in one turn of the loop, and so read in one.
+    await asyncio.gather(*(server.faiss.Search(good_search()) for _ in range(3)))
+    assert len(threads) == 3
+    assert loops not in threads
 
 
 async def test_a_deadline_without_time_left_is_out_of_time_in_queue_and_before() -> None:

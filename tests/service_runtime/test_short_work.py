@@ -13,6 +13,15 @@ def test_short_is_what_usually_takes_less_than_a_millisecond():
     assert not work.is_short(3)
 
 
+def test_alone_twice_as_much_is_short():
+    work = ShortWork()
+    work.learn(0.0019)
+    assert not work.is_short()
+    assert work.is_short(alone=True)
+    assert not work.is_short(2, alone=True)
+    assert not ShortWork().is_short(alone=True)
+
+
 def test_one_slow_time_changes_little_and_many_change_it():
     work = ShortWork()
     work.learn(0.0002)
