@@ -23,7 +23,7 @@ from releases.manifest import CurvePoint, IndexInfo
 __all__ = ["Effort", "Tuned", "Wanted", "choose_effort", "measure_curve", "recalls"]
 
 _CONFIDENCE_ERRORS: Final = 2.0
-_REFINE_FACTORS: Final = (1.0, 2.0, 4.0, 8.0)
+_REFINE_FACTORS: Final = (1.0, 1.5, 2.0, 4.0, 8.0)
 _CODES_PER_REFINED: Final = 16
 """Scoring one article by its finer vector, which lies anywhere in memory, takes about as long as
 scoring so many codes in a row."""

@@ -1,9 +1,10 @@
 """What `make bench-index` measures: single queries in process, against exact search."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from statistics import median
 from typing import Final
 
@@ -19,6 +20,7 @@ __all__ = [
     "Exclusions",
     "Filtered",
     "Times",
+    "fewest_lists",
     "measure_exclusions",
     "measure_filters",
     "times_of",
@@ -94,6 +96,25 @@ def times_of(asks: Mapping[str, Ask], users: int, rounds: int) -> Times:
         for name, milliseconds in taken.items():
             by_name[name].append(milliseconds)
     return Times(by_name)
+
+
+def fewest_lists(bench: BenchIndex, catalogue: Catalogued, recall: float) -> tuple[int, float]:
+    """Answer the fewest lists that give those who ask so much, and what they give.
+
+    A release has more: enough also with 50 exclusions, and with two standard errors to spare.
+    """
+    exact = exact_ids(catalogue, catalogue.asking)
+
+    @cache
+    def given(nprobe: int) -> float:
+        asked = zip(catalogue.asking, exact, strict=True)
+        return float(
+            np.mean([np.isin(ids, bench.ask(user, (), nprobe)).mean() for user, ids in asked])
+        )
+
+    most = bench.info.nprobe
+    nprobe = bisect_left(range(1, most), recall, key=given) + 1
+    return nprobe, given(nprobe)
 
 
 def measure_exclusions(

@@ -29,7 +29,7 @@ _RAMP = (40, 60, 80, 100, 130, 160, 200, 250, 300, 400, 500, 650, 800)
 _RAMP_SECONDS = 3.0
 _SUSTAINED_SHARE = 0.99
 _PAST_THE_BEST = 0.7
-_PAIRS = 5
+_PAIRS = 9
 _SECONDS = 5.0
 _TIMES = 3.0
 _HEALTH_EVERY_SECONDS = 0.1
@@ -47,8 +47,8 @@ class Overload:
     """The rate with the best goodput."""
     best_goodput: float
     goodput_at_three_times: float
-    ratio: float
-    """Median over interleaved pairs."""
+    ratios: tuple[float, ...]
+    """Of the interleaved pairs."""
     codes_at_three_times: dict[str, int]
     busy_at_best: float
     """Share of the time that recommenders' threads ran or waited for a core."""
@@ -57,6 +57,11 @@ class Overload:
     health_failures: int
     memory_growth: float
     """The largest of all servers: after, against before."""
+
+    @property
+    def ratio(self) -> float:
+        """Answer the median over the pairs."""
+        return statistics.median(self.ratios)
 
 
 def measure_overload(cluster: Cluster, load: LoadMaker, *, quick: bool) -> Overload:
@@ -90,7 +95,7 @@ def _measured(cluster: Cluster, load: LoadMaker, *, quick: bool) -> Overload:
         best_rate=best,
         best_goodput=round(statistics.median(calm), 1),
         goodput_at_three_times=round(statistics.median(crowded), 1),
-        ratio=round(statistics.median(b / a for a, b in zip(calm, crowded, strict=True)), 3),
+        ratios=tuple(round(b / a, 3) for a, b in zip(calm, crowded, strict=True)),
         codes_at_three_times=codes,
         busy_at_best=round(busy_calm.share(), 3),
         busy_at_three_times=round(busy_crowded.share(), 3),
@@ -101,13 +106,18 @@ def _measured(cluster: Cluster, load: LoadMaker, *, quick: bool) -> Overload:
 
 
 def _ramp(load: LoadMaker, rates: Sequence[float]) -> tuple[float, float]:
-    """Raise the rate until goodput falls; answer the rate sustained, and that of the best."""
+    """Raise the rate until goodput falls; answer the rate sustained, and that of the best.
+
+    Asked twice where not all is well: a moment in which the machine stands still is no limit.
+    """
     sustained, best, most = float(rates[0]), float(rates[0]), 0.0
     for rate in rates:
-        results = _asked(load, rate, _RAMP_SECONDS)
-        good = _goodput(results)
-        if sum(map(_is_good, results)) >= _SUSTAINED_SHARE * len(results):
+        tries = [_asked(load, rate, _RAMP_SECONDS)]
+        if not _is_sustained(tries[0]):
+            tries.append(_asked(load, rate, _RAMP_SECONDS))
+        if any(map(_is_sustained, tries)):
             sustained = float(rate)
+        good = max(map(_goodput, tries))
         if good > most:
             best, most = float(rate), good
         if good < _PAST_THE_BEST * most:
@@ -119,6 +129,10 @@ def _asked(load: LoadMaker, rate: float, seconds: float) -> list[Result]:
     with load.running(rate) as results:
         time.sleep(seconds)
     return results
+
+
+def _is_sustained(results: Sequence[Result]) -> bool:
+    return sum(map(_is_good, results)) >= _SUSTAINED_SHARE * len(results)
 
 
 def _is_good(result: Result) -> bool:
