@@ -24,11 +24,10 @@ async def ask_holder(
 ) -> AnswerT:
     """Call a holder of the release; after a failure once more, at a different address.
 
-    So, too, where there is no answer when half of the time is over that the most hurried of
-    `deadlines` has left, those of all who want the answer; but not before answers usually come.
-    Then both are waited for, and the first answer counts: a hedged request (Dean and Barroso, The
-    Tail at Scale, 2013). An address that hangs costs a retry and not the answer, and one that was
-    only held up may still be the first. Raises CallError.
+    So, too, where there is no answer after longer than answers usually take: then both are waited
+    for, and the first answer counts, a hedged request (Dean and Barroso, The Tail at Scale, 2013).
+    An address that hangs costs a retry and not the answer, and one that was only held up may still
+    be the first. `deadlines` are those of all who want the answer. Raises CallError.
     """
     first = fleet.pick(release)
     if first is None:
@@ -40,10 +39,9 @@ async def ask_holder(
         attempt = _attempt(fleet, backend, release, _longest(deadlines), call)
         return asyncio.create_task(attempt)
 
-    half = min(deadline.left() for deadline in deadlines) / 2
     tasks = [begin(first)]
     try:
-        await asyncio.wait(tasks, timeout=max(half, fleet.patience_seconds))
+        await asyncio.wait(tasks, timeout=fleet.patience_seconds)
         # Anew: the fleet may have changed.
         if _is_missing(tasks[0]) and (second := fleet.second_chance(release, first)) is not None:
             tasks.append(begin(second))

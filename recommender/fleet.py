@@ -33,6 +33,9 @@ _FAILURES_IN_A_ROW = 3
 _PAUSE_SECONDS = 0.25
 _MAX_PAUSE_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
+_FIRST_PATIENCE_SECONDS = 0.02
+_LEAST_PATIENCE_SECONDS = 0.005
+"""So long an answer may take by chance: asking twice would cost more than it could bring."""
 _RETRIES_PER_CALL = 0.1
 _RETRY_BURST = 10.0
 
@@ -139,7 +142,7 @@ class Fleet(Generic[BackendT]):
     @property
     def patience_seconds(self) -> float:
         """Answer how long it makes sense to wait for an address before another one is asked."""
-        return self._patience.seconds
+        return max(self._patience.seconds or _FIRST_PATIENCE_SECONDS, _LEAST_PATIENCE_SECONDS)
 
     def succeeded(self, backend: BackendT, seconds: float) -> None:
         """Count a call that was answered after `seconds`."""

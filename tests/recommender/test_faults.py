@@ -95,7 +95,7 @@ async def test_an_address_that_was_only_held_up_may_answer_before_the_one_asked_
 
     await asked.until(both_are_asked)
     for model in models:
-        # After half of the 0.8 s for backends the other is asked too; both take more than the rest.
+        # The first is asked, and soon the other; what is left after a first time-out would not do.
         model.delay_seconds = 0.5
         model.calls = 0
     request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
