@@ -30,6 +30,8 @@ BackendT = TypeVar("BackendT", bound=Backend)
 
 _STATUS_TIMEOUT_SECONDS = 0.5
 _FAILURES_IN_A_ROW = 3
+_FAILING_SECONDS = 0.05
+"""Many calls may be late in one moment in which a server stands still, and that is no hang."""
 _PAUSE_SECONDS = 0.25
 _MAX_PAUSE_SECONDS = 1.0
 _CLOSE_SECONDS = 5.0
@@ -53,6 +55,8 @@ class _Member(Generic[BackendT]):
     taken_down: Int64s = field(default_factory=lambda: NONE_TAKEN_DOWN)
     failures: int = 0
     """Calls in a row that timed out."""
+    failing_since: float = 0.0
+    """When the first of them did."""
     pause_seconds: float = 0.0
     """For how long time-outs keep it out; longer each time until a call succeeds."""
     out_until: float = 0.0
@@ -169,12 +173,19 @@ class Fleet(Generic[BackendT]):
         elif isinstance(error, ReleaseNotHeldError) and member.ready is not None:
             self._learn(member, member.ready - {release}, str(error))
         elif isinstance(error, OutOfTimeError):
-            member.failures += 1
-            holders = self._holders.get(release, ())
-            others = any(held.address != backend.address for held in holders)
-            if member.failures >= _FAILURES_IN_A_ROW and member.ready and others:
-                self._pause(member)
-                self._learn(member, None, str(error))
+            self._timed_out(member, release, str(error))
+
+    def _timed_out(self, member: _Member[BackendT], release: int, why: str) -> None:
+        now = time.monotonic()
+        if not member.failures:
+            member.failing_since = now
+        member.failures += 1
+        lasts = now - member.failing_since >= _FAILING_SECONDS
+        hangs = lasts and member.failures >= _FAILURES_IN_A_ROW
+        others = any(held is not member.backend for held in self._holders.get(release, ()))
+        if hangs and member.ready and others:
+            self._pause(member)
+            self._learn(member, None, why)
 
     def _pause(self, member: _Member[BackendT]) -> None:
         """Keep a slow address out although it answers polls; when it is back one more time-out is

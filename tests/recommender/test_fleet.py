@@ -77,7 +77,8 @@ async def test_one_that_holds_nothing_answers_and_is_not_loaded():
         assert (fleet.answering, fleet.loaded) == (2, 1)
 
 
-async def test_time_outs_take_no_last_holder_away_whoever_else_answers():
+async def test_time_outs_take_no_last_holder_away_whoever_else_answers(monkeypatch):
+    monkeypatch.setattr("recommender.fleet._FAILING_SECONDS", 0.0)
     holder, starting, behind = Server("a", {2, 1}), Server("b", set()), Server("c", {1})
     async with following(holder, starting, behind) as fleet:
         for _ in range(5):
@@ -86,6 +87,18 @@ async def test_time_outs_take_no_last_holder_away_whoever_else_answers():
         assert set(fleet.holders[1]) == {holder, behind}
         fleet.failed(holder, 1, OutOfTimeError("late"))
         assert fleet.holders == {1: (behind,)}
+
+
+async def test_many_time_outs_in_one_moment_are_no_hang(monkeypatch):
+    held_up, other = Server("a", {1}), Server("b", {1})
+    monkeypatch.setattr("recommender.fleet._FAILING_SECONDS", 3600.0)
+    async with following(held_up, other) as fleet:
+        for _ in range(20):
+            fleet.failed(held_up, 1, OutOfTimeError("late"))
+        assert set(fleet.holders[1]) == {held_up, other}
+        monkeypatch.setattr("recommender.fleet._FAILING_SECONDS", 0.0)
+        fleet.failed(held_up, 1, OutOfTimeError("late"))
+        assert fleet.holders[1] == (other,)
 
 
 async def test_who_has_the_new_certificate_is_left_alone_while_others_are_tried_again():
