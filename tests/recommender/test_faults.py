@@ -60,17 +60,24 @@ async def test_short_deadlines_of_one_caller_take_nothing_from_others(start_reco
     assert (await asked.stub.GetCandidates(request, timeout=2)).source == pb2.SOURCE_PERSONALIZED
 
 
-async def test_one_of_two_that_hangs_costs_no_answer_and_soon_no_time(start_recommender):
+async def with_two_models(start_recommender, **settings):
+    """Start with two model servers, and return once both are asked in turns."""
     models = [ScriptedModel(), ScriptedModel()]
-    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()], poll_seconds=60)
+    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()], **settings)
     await asked.until_serving()
 
     async def both_are_asked() -> bool:
         await asked.candidates(recent_article_ids=[1])
         return all(model.calls > 2 for model in models)
 
-    models[1].releases = models[0].releases
     await asked.until(both_are_asked)
+    for model in models:
+        model.calls = 0
+    return asked, models
+
+
+async def test_one_of_two_that_hangs_costs_no_answer_and_soon_no_time(start_recommender):
+    asked, models = await with_two_models(start_recommender, poll_seconds=60)
     models[0].hang = True
     request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
     for _ in range(12):
@@ -85,37 +92,19 @@ async def test_one_of_two_that_hangs_costs_no_answer_and_soon_no_time(start_reco
 async def test_an_address_that_was_only_held_up_may_answer_before_the_one_asked_next(
     start_recommender,
 ):
-    models = [ScriptedModel(), ScriptedModel()]
-    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()], poll_seconds=60)
-    await asked.until_serving()
-
-    async def both_are_asked() -> bool:
-        await asked.candidates(recent_article_ids=[1])
-        return all(model.calls > 2 for model in models)
-
-    await asked.until(both_are_asked)
-    for model in models:
-        # The first is asked, and soon the other; what is left after a first time-out would not do.
-        model.delay_seconds = 0.5
-        model.calls = 0
+    asked, models = await with_two_models(start_recommender, poll_seconds=60)
+    models[0].hang = True
     request = pb2.GetCandidatesRequest(user_id="u", recent_article_ids=[1])
-    answer = await asked.stub.GetCandidates(request, timeout=1.0)
-    assert answer.source == pb2.SOURCE_PERSONALIZED
-    assert [model.calls for model in models] == [1, 1]
+    # Each of them is the first once; the second time longer than is usual after the first time.
+    for turn, models[1].delay_seconds in ((1, 0.2), (2, 0.4)):
+        answer = await asked.stub.GetCandidates(request, timeout=1.0)
+        assert answer.source == pb2.SOURCE_PERSONALIZED
+        assert [model.calls for model in models] == [turn, turn]
 
 
 async def test_a_slow_address_that_answers_polls_is_tried_ever_more_rarely(start_recommender):
-    models = [ScriptedModel(), ScriptedModel()]
-    asked = await start_recommender(models=models, faiss=[ScriptedFaiss()])
-    await asked.until_serving()
-
-    async def both_are_asked() -> bool:
-        await asked.candidates(recent_article_ids=[1])
-        return all(model.calls > 2 for model in models)
-
-    await asked.until(both_are_asked)
+    asked, models = await with_two_models(start_recommender)
     models[0].delay_seconds = 5.0
-    models[0].calls = 0
     loop = asyncio.get_running_loop()
     end = loop.time() + 2.5
     while loop.time() < end:

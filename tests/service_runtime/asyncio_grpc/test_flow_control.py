@@ -4,7 +4,6 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.settings
-import pytest
 
 from service_runtime.asyncio_grpc import server_connection
 from service_runtime.asyncio_grpc.frames import (
@@ -12,27 +11,8 @@ from service_runtime.asyncio_grpc.frames import (
     settings_frame,
 )
 from service_runtime.asyncio_grpc.messages import prefixed
-from tests.support.echo import Echo
 from tests.support.http2_peer import REQUEST, Peer, ask, request_to
-from tests.support.wire import server_wire, turns
-
-
-@pytest.fixture
-def echo():
-    return Echo()
-
-
-@pytest.fixture
-async def wire(echo):
-    async with server_wire(echo, max_streams=10) as wire:
-        yield wire
-
-
-@pytest.fixture
-async def peer(wire):
-    peer = Peer(wire, client=True)
-    await peer.exchange()
-    return peer
+from tests.support.wire import turns
 
 
 async def test_a_large_answer_waits_for_the_window(wire):

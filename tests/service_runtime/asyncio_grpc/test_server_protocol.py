@@ -23,27 +23,8 @@ from service_runtime.asyncio_grpc.frames import (
 )
 from service_runtime.asyncio_grpc.header_blocks import block
 from service_runtime.asyncio_grpc.messages import prefixed
-from tests.support.echo import Echo
 from tests.support.http2_peer import REQUEST, Peer, ask, request_to
 from tests.support.wire import server_wire, turns
-
-
-@pytest.fixture
-def echo():
-    return Echo()
-
-
-@pytest.fixture
-async def wire(echo):
-    async with server_wire(echo, max_streams=10) as wire:
-        yield wire
-
-
-@pytest.fixture
-async def peer(wire):
-    peer = Peer(wire, client=True)
-    await peer.exchange()
-    return peer
 
 
 async def test_calls_with_tables_and_huffman(peer):
