@@ -11,10 +11,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol, cast
 
+from hiredis import pack_command
+from redis.asyncio import Redis
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from recommender.breaker import CircuitBreaker
 from recommender.domain import HISTORY_LENGTH, View
+from recommender.kept_connections import KeptConnections
 from recommender.redis_client import Client
 from recommender.trouble import Trouble
 from service_runtime.errors import BackendUnavailableError, CallError
@@ -53,6 +56,7 @@ class RedisHistory:
 
     def __init__(self, client: Client, ttl_seconds: int) -> None:
         self._client = client
+        self._kept = KeptConnections(client.connection_pool) if isinstance(client, Redis) else None
         self._ttl_ms = ttl_seconds * 1000
         self._breaker = CircuitBreaker(
             "history", threshold=5, open_seconds=0.25, is_answer=_is_of_one_key
@@ -72,14 +76,15 @@ class RedisHistory:
         return [_ids_of(members) for members in rows]
 
     async def _newest(self, user_ids: Sequence[str]) -> Sequence[Any]:
-        if len(user_ids) == 1:  # a pipeline of one takes longer than the command
-            return [await self._client.zrange(_key(user_ids[0]), 0, HISTORY_LENGTH - 1, desc=True)]
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for user_id in user_ids:
-                pipeline.zrange(_key(user_id), 0, HISTORY_LENGTH - 1, desc=True)
-            rows = cast("Sequence[Any]", await pipeline.execute(raise_on_error=False))
+        if self._kept is not None:
+            rows = await self._kept.ask([_newest_of(user_id) for user_id in user_ids])
+        else:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for user_id in user_ids:
+                    pipeline.zrange(_key(user_id), 0, HISTORY_LENGTH - 1, desc=True)
+                rows = await pipeline.execute(raise_on_error=False)
         if rows and all(isinstance(row, Exception) for row in rows):
-            raise rows[0]  # as for one user: it is hardly about each of their keys
+            raise rows[0]  # it is hardly about each of their keys
         return rows
 
     async def views(self, user_id: str, timeout_seconds: float) -> list[View]:
@@ -134,6 +139,11 @@ def _int64s(values: Iterable[bytes | float]) -> list[int]:
 
 def _key(user_id: str) -> str:
     return f"recsys:history:{{{user_id}}}"
+
+
+def _newest_of(user_id: str) -> bytes:
+    command: bytes = pack_command(("ZREVRANGE", _key(user_id), 0, HISTORY_LENGTH - 1))
+    return command
 
 
 def _text(error: Exception) -> str:

@@ -138,10 +138,10 @@ class Broken:
     def __init__(self) -> None:
         self.error: Exception | None = None
 
-    async def zrange(self, *_: object, **__: object) -> list[bytes]:
+    async def zrange(self, *_: object, **__: object) -> list[tuple[bytes, float]]:
         if self.error is not None:
             raise self.error
-        return [b"1"]
+        return [(b"1", 1.0)]
 
 
 async def test_why_redis_fails_is_told_once_and_when_it_is_over(caplog, monkeypatch):
@@ -154,14 +154,14 @@ async def test_why_redis_fails_is_told_once_and_when_it_is_over(caplog, monkeypa
         client.error = error
         for _ in range(6):
             with suppress(BackendUnavailableError):
-                await history.article_ids(["u"], 1)
+                await history.views("u", 1)
 
     await asked_often(redis.exceptions.ConnectionError("Error 111 connecting to redis:6379"))
     await asked_often(TimeoutError())
     await asked_often(None)
     client.error = TimeoutError()
     with pytest.raises(BackendUnavailableError):
-        await history.article_ids(["u"], 1)  # a single one opens nothing, and is not told
+        await history.views("u", 1)  # a single one opens nothing, and is not told
     assert caplog.messages == [
         "histories in Redis: Error 111 connecting to redis:6379",
         "histories in Redis: no answer in time",

@@ -20,8 +20,7 @@ from tests.support.redis_users import rules_of, users_with
 SLOTS = 16384
 
 
-async def records_and_reads(client) -> None:
-    history = RedisHistory(client, ttl_seconds=60)
+async def records_and_reads(history: RedisHistory) -> None:
     await history.record("user", [View(1, 10), View(2, 20)], 5)
     await history.record("user", [View(1, 5)], 5)
     assert await history.article_ids(["user"], 5) == [[2, 1]]
@@ -50,14 +49,14 @@ async def test_the_user_of_the_deployment_needs_two_more_rights_for_a_cluster(cl
         rules = [*rules_of("recommender"), ">s", "+cluster|slots", "+command"]
         node.execute_command("ACL", "SETUSER", "recommender", *rules)
         client = connect_redis(f"redis://recommender:s@{address(cluster_url)}", cluster=True)
-        await records_and_reads(client)
+        await records_and_reads(RedisHistory(client, ttl_seconds=60))
         await client.aclose()
         assert node.acl_log() == []
 
 
 async def test_a_history_lives_in_a_cluster(cluster_url):
     client = connect_redis(cluster_url, cluster=True)
-    await records_and_reads(client)
+    await records_and_reads(RedisHistory(client, ttl_seconds=60))
     await client.aclose()
 
 
@@ -101,9 +100,9 @@ def address(url: str) -> str:
 async def test_the_user_of_the_deployment_may_do_what_the_recommender_does_and_no_more(guarded):
     _, url = guarded
     client = connect_redis(f"redis://recommender:s3%2Fcret@{address(url)}")
-    await records_and_reads(client)
     history = RedisHistory(client, ttl_seconds=60)
-    assert await history.article_ids(["user", "stranger"], 5) == [[2, 1], []]  # as a pipeline
+    await records_and_reads(history)
+    assert await history.article_ids(["user", "stranger"], 5) == [[2, 1], []]
     with redis.Redis.from_url(f"redis://admin:x@{address(url)}") as admin:
         assert admin.acl_log() == []  # nothing was asked that is not allowed
     for command in (["GET", "other"], ["FLUSHALL"], ["CONFIG", "GET", "*"], ["KEYS", "*"],
@@ -131,9 +130,9 @@ async def test_credentials_from_a_file_are_read_for_each_connection(guarded, tmp
     with pytest.raises(BackendUnavailableError, match=r"(?i)invalid username-password"):
         await history.article_ids(["user"], 5)
     file.write_text("recommender:s3/cret\n")
-    await records_and_reads(client)
+    await records_and_reads(history)
     file.write_text("recommender\n")  # what is connected stays
-    await records_and_reads(client)
+    await records_and_reads(history)
     await client.connection_pool.disconnect()
     with pytest.raises(BackendUnavailableError, match=r"credentials: must be one line"):
         await history.article_ids(["user"], 5)
@@ -159,7 +158,7 @@ async def test_a_history_travels_over_tls(shared_redis, tmp_path):
     stranger.cert_pem.write_to_path(tmp_path / "stranger.pem")
     async with tls_in_front_of(port, authority) as tls_port:
         client = connect_redis(f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={tmp_path}/ca.pem")
-        await records_and_reads(client)
+        await records_and_reads(RedisHistory(client, ttl_seconds=60))
         await client.aclose()
         client = connect_redis(
             f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={tmp_path}/stranger.pem"
