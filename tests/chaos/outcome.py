@@ -16,6 +16,7 @@ from tests.chaos.results import (
     tally,
 )
 from tests.chaos.stage import Record, Rule, Scenario
+from tests.chaos.standstills import Standstill
 from tests.chaos.verify import Verdict
 
 __all__ = ["Outcome", "judge"]
@@ -60,6 +61,12 @@ class Outcome:
     problems: tuple[str, ...]
     crashes: tuple[str, ...]
     figures: dict[str, float]
+    lacking: int
+    """Requests not answered in time, or not PERSONALIZED; `handed` left out."""
+    lacking_in_standstills: int
+    """Of those, the ones that the machine stood still for, or one deadline before."""
+    standstills_ms: tuple[int, ...]
+    """How long the host took a processor away, each time."""
     split: tuple[ReleaseFigures, ...] = ()
     """The two releases that users were divided between."""
 
@@ -95,6 +102,13 @@ class Outcome:
             return self.after_grace_personalized >= _LEAST_PERSONALIZED * self.after_grace
         return True
 
+    @property
+    def spoilt(self) -> bool:
+        """Whether nothing speaks against it but requests that met a standstill of the machine."""
+        if self.wrong or self.hung or self.problems or self.crashes or not self.lacking:
+            return False
+        return self.rule is Rule.SMOOTH and self.lacking == self.lacking_in_standstills
+
 
 def judge(
     scenario: Scenario,
@@ -102,6 +116,7 @@ def judge(
     record: Record,
     verdict: Verdict,
     crashes: Sequence[str],
+    standstills: Sequence[Standstill] = (),
 ) -> Outcome:
     """Count what became of all requests."""
     handed = [one for one in results if any(down.was_handed(one) for down in record.downs)]
@@ -115,6 +130,7 @@ def judge(
     ]
     swaps = [one for one in judged if _within(one, record.swaps)]
     calm = [one for one in judged if not _within(one, record.swaps)]
+    lacking = [one for one in judged if not (one.personalized and _in_time(one))]
     return Outcome(
         name=scenario.name,
         rule=scenario.rule,
@@ -139,6 +155,9 @@ def judge(
         problems=(*record.problems, *verdict.examples, *_wrong_releases(results, record)),
         crashes=tuple(crashes),
         figures=record.figures,
+        lacking=len(lacking),
+        lacking_in_standstills=sum(_met(one, standstills) for one in lacking),
+        standstills_ms=tuple(round(1000 * (one.end - one.begin)) for one in standstills),
         split=compare_releases(results, record.splits),
     )
 
@@ -158,6 +177,14 @@ def _full_service_seconds(
 def _in_time(result: Result) -> bool:
     # gRPC gave the answer out before the deadline; a little later the client's loop got to it.
     return result.answered and result.latency <= DEADLINE_SECONDS + _CLIENT_SECONDS
+
+
+def _met(result: Result, standstills: Sequence[Standstill]) -> bool:
+    # What waited meanwhile is in the way of what comes within the deadline after it.
+    return any(
+        result.due <= one.end + DEADLINE_SECONDS and result.finished >= one.begin
+        for one in standstills
+    )
 
 
 def _within(result: Result, windows: Sequence[tuple[float, float]]) -> bool:

@@ -17,14 +17,19 @@ _REQUESTS = 100_000
 
 def chaos_report(
     outcomes: Sequence[Outcome],
+    spoilt: Sequence[Outcome],
     rate: float,
     overload: Overload | None,
     *,
     complete: bool,
     quick: bool,
 ) -> Report:
-    """Sum up; only a complete run of the full form is judged by the number of its requests."""
+    """Sum up; only a complete run of the full form is judged by the number of its requests.
+
+    `spoilt` are tries that were played again: they are shown, and not counted.
+    """
     figures = [*_figures(outcomes, rate, complete=complete)] if outcomes else []
+    figures.append(Figure("tries_in_a_standstill", len(spoilt)))
     if overload is not None:
         figures += _overload_figures(overload, quick=quick)
     return Report(
@@ -32,10 +37,12 @@ def chaos_report(
         tuple(figures),
         {
             "scenarios": [_document(outcome) for outcome in outcomes],
+            "spoilt": [_document(outcome) for outcome in spoilt],
             "overload": None if overload is None else asdict(overload),
         },
         (
             _scenario_section(outcomes),
+            _spoilt_section(spoilt),
             _latency_section(outcomes),
             *(_split_section(outcome) for outcome in outcomes if outcome.split),
             _problem_section(outcomes),
@@ -125,6 +132,27 @@ def _scenario_section(outcomes: Sequence[Outcome]) -> Section:
         for one in outcomes
     )
     return Section("Scenarios", "", (Table(headings, rows),))
+
+
+def _spoilt_section(spoilt: Sequence[Outcome]) -> Section:
+    headings = ("scenario", "requests", "failed", "degraded", "processor away, ms")
+    rows = tuple(
+        (
+            one.name,
+            one.requests,
+            one.failed,
+            one.degraded,
+            ", ".join(map(str, one.standstills_ms)),
+        )
+        for one in spoilt
+    )
+    text = (
+        "Each request that failed or was degraded met a time in which the host took a processor "
+        "away from the machine, as its kernel says. Played again; the figures are of that."
+    )
+    return Section(
+        "Tries that the machine stood still in", text if rows else "None.", (Table(headings, rows),)
+    )
 
 
 def _latency_section(outcomes: Sequence[Outcome]) -> Section:

@@ -17,6 +17,7 @@ from tests.chaos.outcome import Outcome, judge
 from tests.chaos.results import Result, percentile_ms, read_results
 from tests.chaos.rotated import LIMIT, USERS, Catalogue
 from tests.chaos.stage import Scenario, Stage, World
+from tests.chaos.standstills import Standstills
 from tests.chaos.verify import AnswerCheck
 
 __all__ = ["LoadMaker", "play", "record_histories", "sustainable_rate"]
@@ -118,10 +119,16 @@ def _is_sustained(load: LoadMaker, rate: float) -> bool:
 
 
 def play(
-    scenario: Scenario, world: World, releases: Sequence[int], load: LoadMaker, check: AnswerCheck
+    scenario: Scenario,
+    world: World,
+    releases: Sequence[int],
+    load: LoadMaker,
+    check: AnswerCheck,
+    standstills: Standstills,
 ) -> Outcome:
     """Run one scenario under load and judge it. What it leaves broken is mended for the next."""
     cluster = world.cluster
+    begin = time.monotonic()
     cluster.use_links(proxied=scenario.proxied)
     cluster.wait_full_service()
     stage = Stage(world, releases)
@@ -139,4 +146,5 @@ def play(
         stage.record.problems.append(f"afterwards: {error}")
         cluster.restart()
     verdict = check.verdict(results, world.published)
-    return judge(scenario, results, stage.record, verdict, crashes)
+    during = [one for one in standstills.seen() if one.end > begin]
+    return judge(scenario, results, stage.record, verdict, crashes, during)
