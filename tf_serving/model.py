@@ -28,6 +28,9 @@ from tf_serving.warmup import replay_warmup
 __all__ = ["LoadedModel", "load_model"]
 
 _SERVE_TAG: Final = "serve"
+_HEADING: Final = "Graph execution error:"
+_OLD_CONTROL_FLOW: Final = frozenset({"Enter", "Exit", "Merge", "NextIteration", "Switch"})
+"""Operations of TensorFlow 1's loops and branches, which its single-threaded executor refuses."""
 _INIT_OP_SIGNATURE: Final = "__saved_model_init_op"  # TensorFlow's own, not for callers
 
 
@@ -85,7 +88,8 @@ def load_model(
     of `tf.saved_model.load`'s functions, and reading a third, most of it outside of Python.
     Raises LoadError with the code that TensorFlow Serving gives.
     """
-    signature_defs = _signature_defs(directory / "saved_model.pb")
+    meta_graph = _meta_graph(directory / "saved_model.pb")
+    signature_defs = dict(meta_graph.signature_def)
     callable_defs = {
         name: one for name, one in signature_defs.items() if name != _INIT_OP_SIGNATURE
     }
@@ -95,6 +99,9 @@ def load_model(
         inter_op_parallelism_threads=inter_op_threads,
         use_per_session_threads=True,
     )
+    # A graph of one path gains nothing by TensorFlow's own threads, and waits to be woken by them.
+    if not any(node.op in _OLD_CONTROL_FLOW for node in meta_graph.graph_def.node):
+        threads.experimental.executor_type = "SINGLE_THREADED_EXECUTOR"
     graph = Graph()
     session = Session(graph=graph, config=threads)
     try:
@@ -110,7 +117,7 @@ def load_model(
     return model
 
 
-def _signature_defs(path: Path) -> Mapping[str, Any]:
+def _meta_graph(path: Path) -> Any:
     try:
         saved_model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     except OSError as error:
@@ -119,7 +126,7 @@ def _signature_defs(path: Path) -> Mapping[str, Any]:
         raise LoadError(Code.DATA_LOSS, f"{path} is not a SavedModel: {error}") from error
     for meta_graph in saved_model.meta_graphs:
         if _SERVE_TAG in meta_graph.meta_info_def.tags:
-            return dict(meta_graph.signature_def)
+            return meta_graph
     raise LoadError(Code.NOT_FOUND, f'{path} has no graph with the tag "{_SERVE_TAG}"')
 
 
@@ -153,7 +160,8 @@ def _spec_of(signature: str, name: str, info: Any) -> TensorSpec:
 
 def _reason(error: Any) -> str:
     """Cut out of TensorFlow's pages of context the line that says what is wrong."""
-    lines = str(error.message).splitlines() or [type(error).__name__]
+    text = str(error.message).removeprefix(_HEADING).lstrip()
+    lines = text.splitlines() or [type(error).__name__]
     for line, following in pairwise(lines):
         if following.lstrip().startswith("[[{{node"):
             return line.strip()

@@ -146,6 +146,23 @@ def test_a_model_of_types_that_are_not_supported_is_refused(tmp_path):
         load_model(tmp_path / "1")
 
 
+@pytest.mark.parametrize("of_tensorflow_2", [True, False])
+def test_loops_run_as_tensorflow_2_and_as_tensorflow_1_wrote_them(tmp_path, of_tensorflow_2):
+    v1 = tf.compat.v1
+    (v1.enable_control_flow_v2 if of_tensorflow_2 else v1.disable_control_flow_v2)()
+    try:
+        with v1.Session(graph=v1.Graph()) as session:
+            x = v1.placeholder(tf.float32, [None])
+            start = [tf.constant(0), x]
+            _, y = v1.while_loop(lambda i, _: i < 3, lambda i, v: (i + 1, v * 2.0), start)
+            v1.saved_model.simple_save(session, str(tmp_path / "1"), {"x": x}, {"y": y})
+    finally:
+        v1.enable_control_flow_v2()
+    model = load_model(tmp_path / "1")
+    outputs = model.run("serving_default", {"x": np.array([1, 2], np.float32)}, ())
+    assert outputs["y"].tolist() == [8, 16]
+
+
 async def test_a_broken_real_version_is_refused_while_the_old_one_serves(
     versions, saved_models, tmp_path
 ):
