@@ -24,7 +24,6 @@ from releases.layout import Part
 from releases.serving import REPORT_SECONDS, current_reports, releases_in_use
 from releases.store import ReleaseStore
 from releases.sync import Mirror
-from service_runtime.background import BackgroundTasks
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
@@ -96,10 +95,9 @@ async def serve(settings: FaissServerSettings, stop: asyncio.Event) -> None:
         running = await stack.enter_async_context(running_server(settings, services, registry))
         # The same after a restart: host (a container's id), address, port.
         reporter.begin(f"{socket.gethostname()}-{settings.host}-{running.port}")
-        background = await stack.enter_async_context(BackgroundTasks())
-        background.start(_follow_health(running, holder, changed))
+        running.background.start(_follow_health(running, holder, changed))
         settle_memory()
-        await background.run_until(stop)
+        await running.background.run_until(stop)
 
 
 def _open_store(

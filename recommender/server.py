@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from recsys.recommender.v1 import recommender_service_pb2_grpc as pb2_grpc
@@ -25,7 +24,6 @@ from recommender.redis_client import connect_redis
 from recommender.service import RecommenderService
 from recommender.servicer import RecommenderServicer
 from recommender.tracker import ReleaseTracker
-from service_runtime.background import BackgroundTasks
 from service_runtime.channels import open_channel
 from service_runtime.errors import StartupError
 from service_runtime.metrics import new_registry
@@ -35,17 +33,9 @@ from service_runtime.server import RunningServer, Services, running_server
 from service_runtime.tls import CallerTls, TlsFiles
 from service_runtime.workers import Worker, run_workers
 
-__all__ = ["Recommender", "running_recommender", "serve"]
+__all__ = ["running_recommender", "serve"]
 
 SERVICE = pb2.DESCRIPTOR.services_by_name["RecommenderService"].full_name
-
-
-@dataclass(frozen=True)
-class Recommender:
-    """A recommender that listens, and the work that goes on behind it."""
-
-    server: RunningServer
-    background: BackgroundTasks
 
 
 async def serve(settings: RecommenderSettings, stop: asyncio.Event) -> None:
@@ -62,15 +52,15 @@ async def serve(settings: RecommenderSettings, stop: asyncio.Event) -> None:
 async def _serve(
     settings: RecommenderSettings, stop: asyncio.Event, worker: Worker | None = None
 ) -> None:
-    async with running_recommender(settings, worker) as recommender:
+    async with running_recommender(settings, worker) as running:
         settle_memory()
-        await recommender.background.run_until(stop)
+        await running.background.run_until(stop)
 
 
 @asynccontextmanager
 async def running_recommender(
     settings: RecommenderSettings, worker: Worker | None = None
-) -> AsyncIterator[Recommender]:
+) -> AsyncIterator[RunningServer]:
     """Listen for as long as the context is open; leaving it drains.
 
     NOT_SERVING until the first release is pinned, by each `worker` where there are several.
@@ -87,18 +77,21 @@ async def running_recommender(
         servicer = RecommenderServicer(
             service, settings.default_deadline_seconds, settings.reserve_fraction
         )
-        background = await stack.enter_async_context(BackgroundTasks())
-        background.start(models.run(), indexes.run(), tracker.run(models, indexes))
         services = Services(
             lambda server: pb2_grpc.add_RecommenderServiceServicer_to_server(servicer, server),
             (SERVICE,),
             leaf=False,
         )
-        server = await stack.enter_async_context(
+        running = await stack.enter_async_context(
             running_server(settings, services, registry, worker)
         )
-        background.start(_announce_first_pin(tracker, server, worker))
-        yield Recommender(server, background)
+        running.background.start(
+            models.run(),
+            indexes.run(),
+            tracker.run(models, indexes),
+            _announce_first_pin(tracker, running, worker),
+        )
+        yield running
 
 
 async def _announce_first_pin(

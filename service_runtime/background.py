@@ -24,10 +24,11 @@ class BackgroundTasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def start(self, *work: Coroutine[Any, Any, Any]) -> None:
-        """Run each of `work` as a task of its own."""
-        for coroutine in work:
-            self._tasks.add(asyncio.create_task(coroutine))
+    def start(self, *work: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+        """Run each of `work` as a task of its own; it may be cancelled sooner than all."""
+        tasks = [asyncio.create_task(coroutine) for coroutine in work]
+        self._tasks.update(tasks)
+        return tasks
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set; raise what a task raised, before this was called or since."""

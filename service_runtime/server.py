@@ -64,9 +64,13 @@ class RunningServer:
         interceptor: CallInterceptor,
         names: tuple[str, ...],
         metrics_port: int,
+        background: BackgroundTasks,
     ) -> None:
         self.port = 0
         self.metrics_port = metrics_port
+        self.background = background
+        """What goes on beside the calls, until the last of them has ended: whoever runs the server
+        watches it by `run_until`."""
         self._server = server
         self._interceptor = interceptor
         self._names = ("", *names)
@@ -156,7 +160,7 @@ async def running_server(
             )
         else:
             background.start(_publish(metrics))
-        running = RunningServer(server, interceptor, services.names, metrics_port)
+        running = RunningServer(server, interceptor, services.names, metrics_port, background)
         await running.listen(settings.port if worker is None else worker.port)
         try:
             if worker is None:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from service_runtime.background import BackgroundTasks
 from service_runtime.metrics import new_registry
 from service_runtime.process import settle_memory
 from service_runtime.server import RunningServer, Services, running_server
@@ -27,8 +26,8 @@ async def serve(settings: TfServingSettings, stop: asyncio.Event) -> None:
     Raises StartupError for a bad model configuration or a port that is taken.
     """
     models = read_model_config(settings.model_config_file)
-    async with running_model_server(settings, models, _loading(settings)) as (_, background):
-        await background.run_until(stop)
+    async with running_model_server(settings, models, _loading(settings)) as running:
+        await running.background.run_until(stop)
 
 
 @asynccontextmanager
@@ -36,10 +35,10 @@ async def running_model_server(
     settings: TfServingSettings,
     models: tuple[ModelConfig, ...],
     load: Callable[[Path], Model],
-) -> AsyncIterator[tuple[RunningServer, BackgroundTasks]]:
+) -> AsyncIterator[RunningServer]:
     """Serve for as long as the context is open; `load` reads one version, in a thread of its own.
 
-    What follows the directories runs in the background tasks, for the caller to watch.
+    What follows the directories is one of its background tasks, for the caller to watch.
 
     Like TensorFlow Serving, the server does not describe its services by reflection.
     """
@@ -64,9 +63,9 @@ async def running_model_server(
             reflected=False,
         )
         running = await stack.enter_async_context(running_server(settings, services, registry))
-        background = await stack.enter_async_context(BackgroundTasks())
-        background.start(manager.follow(settings.poll_seconds))
-        yield running, background
+        (following,) = running.background.start(manager.follow(settings.poll_seconds))
+        stack.callback(following.cancel)  # whoever drains begins no load
+        yield running
 
 
 def _loading(settings: TfServingSettings) -> Callable[[Path], Model]:

@@ -99,11 +99,9 @@ async def start_recommender(shared_redis) -> AsyncIterator[StartRecommender]:
                 )
             )
             channel = await stack.enter_async_context(
-                grpc.aio.insecure_channel(f"127.0.0.1:{recommender.server.port}")
+                grpc.aio.insecure_channel(f"127.0.0.1:{recommender.port}")
             )
-            return Asked(
-                channel, models[0], faiss[0] if faiss else None, recommender.server.metrics_port
-            )
+            return Asked(channel, models[0], faiss[0] if faiss else None, recommender.metrics_port)
 
         yield start
 

@@ -96,3 +96,17 @@ async def test_refused_calls_are_counted_there_and_have_no_line_in_the_log(read,
         await held
     assert sum(line["CallsShed"] for line in told) == 3
     assert [each for each in caplog.messages if PATH in each] == []
+
+
+async def test_a_server_that_can_tell_nothing_any_more_does_not_go_on_in_silence(monkeypatch):
+    class Closed:
+        def write(self, _: str) -> None:
+            raise BrokenPipeError("standard output")
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    async with asyncio.timeout(10), serving(Servicer(), cloudwatch_metrics_seconds=0.01) as running:
+        with pytest.raises(BrokenPipeError, match="standard output"):
+            await running.background.run_until(asyncio.Event())

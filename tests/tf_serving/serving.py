@@ -113,7 +113,7 @@ async def model_server(
     """A real server on a free port, and a client of it."""
     config = ModelConfig(MODEL, base_path, policy or Latest(2), labels or {})
     async with (
-        running_model_server(settings or server_settings(), (config,), load) as (server, _),
+        running_model_server(settings or server_settings(), (config,), load) as server,
         grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         yield Client(channel, server)
