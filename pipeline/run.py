@@ -1,6 +1,5 @@
 """All steps on one machine, from events to a published release; a killed run is gone on with."""
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -17,7 +16,7 @@ from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
@@ -34,6 +33,7 @@ from pipeline.publish import PublishedRelease
 from pipeline.records import has_ended
 from pipeline.steps import REQUIRES, OnProgress, naming, run_step
 from pipeline.window import Window
+from pipeline.workdir import lock_workdir
 from releases._atomic import replacing
 from releases.manifest import Manifest
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 __all__ = ["RunResult", "load_result", "run"]
 
 _STATE_FILE: Final = "run.json"
-_LOCK_FILE: Final = "run.lock"
 _FORMAT: Final = 2
 """Of what steps leave for each other; raised when a step could not read an older one's folder."""
 _OWN_PROCESS: Final = frozenset({"preprocess"})
@@ -87,7 +86,7 @@ def run(
     with naming("index"):
         check_index_options(options)
     with naming("window"):
-        lock = _lock(workdir)
+        lock = lock_workdir(workdir)
     with lock:
         with naming("window"):
             state = _State.open(workdir, options)
@@ -97,20 +96,6 @@ def run(
         with naming("publish"):
             state.end()
     return result
-
-
-def _lock(workdir: Path) -> BinaryIO:
-    """Keep other runs out of a folder for as long as the file is open: until this process dies."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = (workdir / _LOCK_FILE).open("ab")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise PipelineError(
-            f"{workdir}: another run is at work there; wait for its end, or give another --workdir"
-        ) from None
-    return lock
 
 
 class _State:

@@ -20,6 +20,7 @@ from pipeline.options import RunOptions
 from pipeline.records import RECORD_FILE
 from pipeline.run import RunResult, load_result
 from pipeline.steps import STEPS, naming
+from pipeline.workdir import lock_workdir
 
 __all__ = ["run_locally"]
 
@@ -44,15 +45,17 @@ _IMAGES: Final = dict.fromkeys(STEPS_AND_REPORT, "python")
 def run_locally(options: RunOptions, workdir: Path) -> RunResult:
     """Run the pipeline below `workdir`/kfp, its log on stderr and in `workdir`/kfp.log.
 
-    Everything begins anew, and a task that fails is not tried again. Raises StepError, whose
-    message is `step: cause`; a release that the gate refuses is told in the result.
+    No other run may use `workdir` meanwhile. Everything begins anew, and a task that fails is not
+    tried again. Raises StepError, whose message is `step: cause`; a release that the gate refuses
+    is told in the result.
     """
     with naming("index"):
         check_index_options(options)
     with naming("window"):
         parameters = parameters_of(options)
+        lock = lock_workdir(workdir)
     root, log = workdir / "kfp", workdir / "kfp.log"
-    with naming("kfp"):  # the runner's own folders and log
+    with lock, naming("kfp"):  # the runner's own folders and log
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
         began = root.stat().st_mtime

@@ -16,6 +16,7 @@ from pipeline.kubeflow import local, task
 from pipeline.options import GateOptions, PreprocessOptions, RunOptions, TrainOptions
 from pipeline.report import report_run
 from pipeline.steps import REQUIRES, STEPS
+from pipeline.workdir import lock_workdir
 from releases.store import ReleaseStore
 from releases.verify import verify
 from tests.pipeline.conftest import RELEASE
@@ -72,6 +73,15 @@ def test_a_spec_that_the_vectors_do_not_fit_is_refused_before_any_task(tiny_run,
     with pytest.raises(StepError, match=r"^index: spec 'IVF4,PQ7': .* multiple"):
         local.run_locally(options, tmp_path / "work")
     assert not (tmp_path / "work").exists()
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_left_alone(tiny_run, tmp_path):
+    workdir = tmp_path / "work"
+    kept = workdir / "kfp" / "of-the-other-run"
+    kept.mkdir(parents=True)
+    with lock_workdir(workdir), pytest.raises(StepError, match=r"^window: .* another run is at"):
+        local.run_locally(options_of(tiny_run, tmp_path / "store"), workdir)
+    assert kept.exists()
 
 
 def artifacts(path: Path) -> dict[str, dict]:
