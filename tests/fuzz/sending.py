@@ -39,17 +39,27 @@ class Tally:
         """Calls that ended, however."""
         return self.codes.total()
 
+    @property
+    def read(self) -> int:
+        """Calls that ended by what they asked, or for want of time."""
+        return self.sent - self.shed
+
     def count(
         self, target: Target, request: bytes, code: str, message: str, *, hasty: bool = False
-    ) -> None:
-        """Count one call; only a `hasty` one may end, or be refused, for want of time."""
+    ) -> bool:
+        """Count one call; only a `hasty` one may end, or be refused, for want of time.
+
+        Answers whether it was read.
+        """
         self.codes[code] += 1
-        self.shed += code == "RESOURCE_EXHAUSTED" and not hasty
+        is_shed = code == "RESOURCE_EXHAUSTED" and not hasty
+        self.shed += is_shed
         if code not in target.codes or (code == "DEADLINE_EXCEEDED" and not hasty):
             self.undocumented += 1
             if len(self.examples) < _MOST_EXAMPLES:
                 shown = request[:500].hex()
                 self.examples.append(f"{target.name}: {code}: {message[:200]}: {shown}")
+        return not is_shed
 
 
 class Sender:
@@ -73,12 +83,18 @@ class Sender:
         await self._cleanup.aclose()
 
     async def send(self, target: Target, maker: RequestMaker, count: int, tally: Tally) -> None:
-        """Send so many requests, some at once, each answered before the next of its place."""
-        left = iter(range(count))
+        """Send until so many were read, some at once, each answered before the next of its place.
+
+        Those that are refused unread are made up for, up to a quarter of `count`.
+        """
+        left, spare = count, count // 4
 
         async def keep_sending() -> None:
-            for _ in left:
-                await self._call(target, maker.make(), tally)
+            nonlocal left, spare
+            while left:
+                left -= 1
+                if not await self._call(target, maker.make(), tally) and spare:
+                    left, spare = left + 1, spare - 1
 
         await asyncio.gather(*(keep_sending() for _ in range(_AT_ONCE)))
 
@@ -92,7 +108,7 @@ class Sender:
 
     async def _call(
         self, target: Target, request: bytes, tally: Tally, *, patient: bool = False
-    ) -> None:
+    ) -> bool:
         hasty = not patient and self._random.randrange(_HASTY_EVERY) == 0
         call: Any = self._channels[target.server].unary_unary(target.path)
         timeout = _HASTY_SECONDS if hasty else _PATIENT_SECONDS
@@ -100,6 +116,5 @@ class Sender:
             await call(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             code, details = error.code().name, error.details() or ""
-            tally.count(target, request, code, details, hasty=hasty)
-        else:
-            tally.count(target, request, "OK", "")
+            return tally.count(target, request, code, details, hasty=hasty)
+        return tally.count(target, request, "OK", "")

@@ -1,5 +1,6 @@
 """The fuzz run's machinery, and what a few hundred requests to each RPC find."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
 from tests.fuzz.messages import RequestMaker
-from tests.fuzz.sending import Tally
+from tests.fuzz.sending import Sender, Tally
 from tests.fuzz.targets import Target
 from tests.support.processes import MARK, marked_processes, new_mark
 
@@ -52,6 +53,22 @@ def test_an_undocumented_code_is_kept_with_its_request():
     tally.count(target, b"\x02", "INTERNAL", "oops")
     assert (tally.sent, tally.undocumented) == (2, 1)
     assert tally.examples == ["Z: INTERNAL: oops: 02"]
+
+
+@pytest.mark.parametrize(("shed_every", "read"), [(10, 100), (2, 63)])
+async def test_what_is_refused_unread_is_made_up_for_but_not_for_ever(shed_every, read):
+    target = Target("s", "/x.Y/Z", pb2.GetCandidatesRequest, [GOOD], frozenset({"OK"}))
+    tally = Tally()
+    sender = Sender({}, seed=1)
+
+    async def answer(target, request, tally) -> bool:
+        await asyncio.sleep(0)
+        code = "OK" if (tally.sent + 1) % shed_every else "RESOURCE_EXHAUSTED"
+        return tally.count(target, request, code, "")
+
+    sender._call = answer
+    await sender.send(target, maker(1), 100, tally)
+    assert tally.read == read
 
 
 def test_the_quick_form_finds_nothing_and_leaves_nothing_running(tmp_path):
