@@ -6,7 +6,7 @@ at once 212 for 338.
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
@@ -15,15 +15,15 @@ from redis.exceptions import ResponseError
 
 __all__ = ["KeptConnections"]
 
-_MOST_KEPT: Final = 32
-"""Half of the pool: the other half is for whoever goes by the client."""
-
 
 class KeptConnections:
-    """Takes a connection from the pool where none is kept, and keeps those that worked."""
+    """Takes a connection from the pool where none is kept, and keeps those that worked: half of
+    the pool at the most, the other half is for whoever goes by the client.
+    """
 
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
+        self._most = pool.max_connections // 2
         self._kept: list[AbstractConnection] = []
 
     async def ask(self, commands: Sequence[bytes]) -> list[Any]:
@@ -49,7 +49,7 @@ class KeptConnections:
             await self._pool.release(connection)
             raise
         # Whoever waits for a connection is told by the pool only.
-        if len(self._kept) < _MOST_KEPT and self._pool.can_get_connection():
+        if len(self._kept) < self._most and self._pool.can_get_connection():
             self._kept.append(connection)
         else:
             await self._pool.release(connection)

@@ -64,7 +64,7 @@ class Outcome:
     lacking: int
     """Requests not answered in time, or not PERSONALIZED; `handed` left out."""
     lacking_in_standstills: int
-    """Of those, the ones that the machine stood still for, or one deadline before."""
+    """Of those, how many were under way while the machine stood still, or one deadline later."""
     standstills_ms: tuple[int, ...]
     """How long the host took a processor away, each time."""
     split: tuple[ReleaseFigures, ...] = ()

@@ -2,7 +2,7 @@
 
 A thread for each processor sleeps 2 ms again and again, at the highest priority that there is: it
 wakes up late only when its processor does not run at all. The kernel says whether the host had it
-meanwhile ("steal" in /proc/stat). Both together are no server's doing, and no load's.
+meanwhile ("steal"). Both together are no server's doing, and no load's.
 """
 
 import itertools
@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from local_stack.processes import Process
 
 __all__ = ["Standstill", "Standstills"]
@@ -27,7 +29,6 @@ _COUNTED_AFTER_SECONDS = 0.03
 """The kernel counts stolen time at its next ticks."""
 _COUNTED_SHARE = 0.5
 _TURNS_BY_LOOK = 25
-_STEAL_FIELD = 8
 _END_SECONDS = 5.0
 
 
@@ -87,9 +88,8 @@ def _watch(processor: int, path: Path) -> None:
 
 
 def _stolen_seconds(processor: int) -> float:
-    with Path("/proc/stat").open() as lines:
-        fields = next(line for line in lines if line.startswith(f"cpu{processor} ")).split()
-    return int(fields[_STEAL_FIELD]) / os.sysconf("SC_CLK_TCK")
+    seconds: float = psutil.cpu_times(percpu=True)[processor].steal
+    return seconds
 
 
 def main() -> None:

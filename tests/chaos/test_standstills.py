@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -34,6 +36,33 @@ def test_a_watcher_that_is_late_for_another_reason_sees_nothing(tmp_path):
             os.kill(standstills.watcher, signal.SIGCONT)
             time.sleep(0.1)
         assert all(one.end - one.begin < 0.2 for one in standstills.seen())
+
+
+STOLEN_ALL_THE_TIME = """
+import time
+from tests.chaos import standstills
+standstills._stolen_seconds = lambda processor: time.monotonic()
+standstills.main()
+"""
+
+
+def test_a_watcher_that_is_late_while_the_host_has_the_processor_writes_from_when_to_when(tmp_path):
+    path = tmp_path / "standstills.txt"
+    path.touch()
+    begin = time.monotonic()
+    with subprocess.Popen([sys.executable, "-c", STOLEN_ALL_THE_TIME, str(path)]) as watcher:
+        try:
+            while not any(one.end - one.begin >= 0.2 for one in Standstills(path, 0).seen()):
+                watcher.send_signal(signal.SIGSTOP)
+                time.sleep(0.3)
+                watcher.send_signal(signal.SIGCONT)
+                time.sleep(0.2)
+                assert watcher.poll() is None
+                assert time.monotonic() < begin + 30
+        finally:
+            watcher.kill()
+    seen = Standstills(path, 0).seen()
+    assert all(begin < one.begin < one.end < time.monotonic() for one in seen)
 
 
 @pytest.mark.parametrize(
