@@ -100,9 +100,9 @@ class AdaptiveLimit:
 
     Additive increase, multiplicative decrease (Chiu and Jain, 1989), between a few and `most`. Two
     things lower it: an event loop that is late time and again, and calls that take most of their
-    deadline for want of a core. In a `leaf` server, which calls no other, that is why they are
-    late; in others it may be a backend that hangs, so there it counts only while one of ten is late
-    and this thread ran or waited for a core most of the time. One whose deadline is hardly longer
+    deadline for want of a core, while one of ten does. In a `leaf` server, which calls no other,
+    that is why they are late; in others it may be a backend that hangs, so there it counts only
+    while this thread ran or waited for a core most of the time. One whose deadline is hardly longer
     than the fastest calls take lowers nothing, or one caller's short deadlines would shut out all
     others.
     """
@@ -166,13 +166,13 @@ class AdaptiveLimit:
         self._late_share += _NEWEST_SHARE * (late - self._late_share)
         if deadline_seconds is not None and late:
             fair = deadline_seconds >= _FAIR_TIMES * self._fastest.seconds()
-            if fair and (self._leaf or self._is_for_want_of_a_core()):
+            if fair and self._late_share >= _MANY_LATE and self._is_for_want_of_a_core():
                 self._decrease(in_flight)
         elif in_flight > self._limit / 2:  # else the limit was not what kept it from being late
             self._limit = min(self._most, self._limit + 1 / self._limit)
 
     def _is_for_want_of_a_core(self) -> bool:
-        return self._late_share >= _MANY_LATE and self._busy_share() >= _BUSY_SHARE
+        return self._leaf or self._busy_share() >= _BUSY_SHARE
 
     def _needed_now(self) -> float:
         """Answer how much time a call needs to be begun, as far as late calls tell."""

@@ -36,6 +36,7 @@ _REQUESTS = 100_000
 _QUICK_REQUESTS = 400
 _ROUNDS = 20
 _MOST_GROWTH = 1.1
+_MOST_SHED = 0.01
 _QUIET = {
     f"{prefix}_LOG_LEVEL": "ERROR" for prefix in ("RECOMMENDER", "FAISS_SERVER", "TF_SERVING")
 }
@@ -129,7 +130,7 @@ def _report(run: _Run, *, complete: bool) -> Report:
         Figure("requests_to_each_rpc", least, "", f">= {_REQUESTS}" if complete else None),
         Figure("rpcs", len(run.tallies), ""),
         Figure("undocumented_codes", undocumented, "", "== 0"),
-        Figure("most_shed_share", _most_shed(run), ""),
+        Figure("most_shed_share", _most_shed(run), "", f"<= {_MOST_SHED}"),
         Figure("servers_ended", len(run.ended), "", "== 0"),
         Figure("answers_well_afterwards", int(run.answers_well), "", "== 1"),
         *(

@@ -3,6 +3,7 @@ import threading
 import time
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,7 +65,8 @@ def test_late_calls_lower_the_limit_once_for_each_wave_and_calls_in_time_raise_i
 def test_what_the_limit_did_not_hold_back_does_not_raise_it():
     now = [0.0]
     limit = limit_of(now)
-    limit.record(0.05, 0.05, 100)
+    for _ in range(10):  # of one wave
+        limit.record(0.05, 0.05, 100)
     for _ in range(1000):
         limit.record(0.001, 0.05, 10)
     assert limit.calls == 75
@@ -73,8 +75,9 @@ def test_what_the_limit_did_not_hold_back_does_not_raise_it():
 def test_deadlines_that_nobody_could_meet_and_calls_without_one_say_nothing():
     limit = limit_of([0.0])
     limit.answered(0.02)
-    limit.record(0.05, 0.05, 100)
-    limit.record(10.0, None, 100)
+    for _ in range(50):
+        limit.record(0.05, 0.05, 100)
+        limit.record(10.0, None, 100)
     assert limit.calls == 100
 
 
@@ -101,8 +104,9 @@ def test_where_calls_wait_for_others_late_ones_lower_the_limit_while_there_is_no
     assert limit.calls == 75
 
 
-def test_a_few_callers_in_a_hurry_shut_out_nobody():
-    limit = AdaptiveLimit(100, leaf=False, busy_share=lambda: 1.0)
+@pytest.mark.parametrize("leaf", [True, False])
+def test_a_few_callers_in_a_hurry_shut_out_nobody(leaf):
+    limit = AdaptiveLimit(100, leaf=leaf, busy_share=lambda: 1.0)
     for _ in range(20):
         limit.record(0.05, 0.05, 100)  # one of fifty
         for _ in range(49):
