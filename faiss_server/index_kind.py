@@ -2,8 +2,9 @@
 
 Served is what has inverted lists of whose articles a search can ask for more, until it has seen
 all: `IVF…` with any codes in plain lists, alone, behind a rotation (`OPQ…,IVF…`), or with finer
-vectors beside it (`IVF…,SQ8,RFlat`). Graphs (`HNSW32`) cannot be asked so, and would lose what a
-filter wants without a word.
+vectors beside it (`IVF…,SQ8,RFlat`); and, with finer vectors only, codes of four bits in blocks
+(`IVF…,PQ64x4fsr,RFlat`), whose scores are rounded once more. Graphs (`HNSW32`) cannot be asked so,
+and would lose what a filter wants without a word.
 """
 
 import math
@@ -54,11 +55,14 @@ class IndexKind:
                 f"{type(ivf).__name__} is not an IVF index; `IVF1,Flat` searches exactly, and "
                 "`auto` chooses by size"
             )
-        if not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.ArrayInvertedLists):
-            raise UnservedKindError(
-                f"{type(ivf).__name__} does not have plain lists in memory; leave `fs` out of "
-                "the factory string"
-            )
+        if isinstance(ivf, faiss.IndexIVFPQFastScan):
+            if not is_refined:
+                raise UnservedKindError(
+                    f"{type(ivf).__name__} scores too coarsely alone; put finer vectors beside it "
+                    "(`,RFlat` or `,Refine(SQfp16)`)"
+                )
+        elif not isinstance(faiss.downcast_InvertedLists(ivf.invlists), faiss.ArrayInvertedLists):
+            raise UnservedKindError(f"{type(ivf).__name__} does not have plain lists in memory")
         if (is_refined or rotated is not None) and not has_id_map:
             raise UnservedKindError(
                 f"{type(searched).__name__} has no table of article ids around it (`IDMap`)"
@@ -71,6 +75,11 @@ class IndexKind:
     def is_rotated(self) -> bool:
         """Whether there is a rotation in front of the lists."""
         return self.rotated is not None
+
+    @property
+    def is_fast_scan(self) -> bool:
+        """Whether the codes lie in blocks that are scored many at once."""
+        return isinstance(self.ivf, faiss.IndexIVFPQFastScan)
 
     @property
     def lists(self) -> int:
@@ -145,6 +154,10 @@ class IndexKind:
         it names to a few queries in all directions count.
         """
         nothing = np.zeros((1, self.ivf.d), np.float32)
+        if self.is_fast_scan:  # it rounds, and finds nothing by a radius
+            finite = np.isfinite(faiss.vector_to_array(self.ivf.pq.centroids)).all()
+            directions = np.eye(self.ivf.d, dtype=np.float32)[:8]
+            return min(self._named_to(np.concatenate([nothing, directions]))) if finite else 0
         everywhere = faiss.SearchParametersIVF(
             nprobe=self.lists, quantizer_params=self._of_quantizer(self.lists)
         )

@@ -29,13 +29,18 @@ _MOST_PQ_BITS: Final = 16
 # By faiss's number of the type: bits of a value, and how many numbers were trained for each.
 _SCALAR_TYPES: Final = {0: (8, 2), 1: (4, 2), 4: (16, 0), 6: (6, 2), 7: (16, 0)}
 
-_LISTS: Final = {"Flat": "IwFl", "SQ": "IwSq", "PQ": "IwPQ"}
+_LISTS: Final = {"Flat": "IwFl", "SQ": "IwSq", "PQ": "IwPQ", "fs": "IwPf"}
 _FINER: Final = {"RFlat": "IxFI", "Refine(Flat": "IxFI", "Refine(SQ": "IxSQ"}
 _SQ: Final = r"SQ(?=(?:4|6|8|fp16|bf16)\b)"
 _FACTORY: Final = re.compile(
     rf"(?P<rotation>(?:OPQ|RR)\w*,)?IVF\d+(?P<second>\(IVF\d+,Flat\))?,"
-    rf"(?P<codes>Flat|{_SQ}|PQ)\w*(?:,(?P<finer>RFlat|Refine\((?:Flat|{_SQ}))\w*\)?)?"
+    rf"(?P<codes>Flat|{_SQ}|PQ(?:\d+x4(?P<blocks>fs)r?\b)?)\w*"
+    rf"(?:,(?P<finer>RFlat|Refine\((?:Flat|{_SQ}))\w*\)?)?"
 )
+
+_IN_A_BLOCK: Final = 32
+"""Codes of four bits that faiss scores at once."""
+_UNSTATED: Final = 2**64 - 1
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,11 @@ class IndexLayout:
 def kinds_of(factory: str) -> tuple[str, ...]:
     """Answer the kinds in an index of this factory string; raises ValueError: it is not served."""
     match = _FACTORY.fullmatch(factory)
-    if match is None:
+    if match is None or (match["blocks"] and not match["finer"]):
         raise ValueError(
             f"{factory!r} is not served: that is IVFn or IVFn(IVFm,Flat), with Flat, SQ… (4, 6, 8, "
-            "fp16, bf16) or PQ…, OPQ… or RR… before it and RFlat or Refine(SQ…) after it if need be"
+            "fp16, bf16) or PQ…, OPQ… or RR… before it and RFlat or Refine(SQ…) after it if need "
+            "be, which PQ…x4fs and PQ…x4fsr do need"
         )
     finer, rotation = match["finer"], match["rotation"]
     outer = [
@@ -64,7 +70,8 @@ def kinds_of(factory: str) -> tuple[str, ...]:
         *(["IxPT"] if rotation else []),
     ]
     centres = ["IwFl", "IxFI"] if match["second"] else ["IxFI"]
-    return (*outer, _LISTS[match["codes"]], *centres, *([_FINER[finer]] if finer else []))
+    lists = _LISTS[match["blocks"] or match["codes"]]
+    return (*outer, lists, *centres, *([_FINER[finer]] if finer else []))
 
 
 def read_layout(path: Path) -> IndexLayout:
@@ -96,6 +103,7 @@ class _Walk:
         self._size = os.fstat(stream.fileno()).st_size
         self.kinds: list[str] = []
         self.dimension = self.articles = self.lists = 0
+        self._is_refined = False
 
     def whole(self) -> None:
         """Read everything; raises _StrangeError."""
@@ -113,6 +121,7 @@ class _Walk:
         kind = self._kind("IxRF", "IxPT", *_LISTS.values())
         self._header(kind, self.articles)
         if kind == "IxRF":
+            self._is_refined = True
             base = self._kind("IxPT", *_LISTS.values())
             self._header(base, self.articles)
             self._rotated_or_not(base)
@@ -164,6 +173,9 @@ class _Walk:
             code_size = self._scalar_quantizer()
             self._expect("code size", self._number("<u8", "code size"), code_size)
             self._flag("by_residual")
+        elif kind == "IwPf":
+            self._blocks_of_codes()
+            return
         else:
             self._flag("by_residual")
             stated = self._number("<u8", "code size")
@@ -171,6 +183,46 @@ class _Walk:
             self._expect("code size", stated, code_size)
         self._list_sizes(self.lists, code_size, self.articles)
         self._skip("lists", self.articles * (code_size + _ID_BYTES))
+
+    def _blocks_of_codes(self) -> None:
+        """Codes of four bits, so many in a block, and the lists of blocks."""
+        if not self._is_refined:
+            raise _StrangeError("codes in blocks lack finer vectors", RefusalReason.INDEX)
+        self._flag("by_residual")
+        stated = self._number("<u8", "code size")
+        in_a_block = self._number("<i4", "codes of a block")
+        self._expect("codes of a block", in_a_block, _IN_A_BLOCK)
+        parts = self._number("<u8", "parts of a code in a block")
+        # Otherwise faiss searches in ways that are not served, some of which end the process.
+        for name, dtype in (("implementation", "<i4"), ("queries of a block", "<i8")):
+            self._expect(name, self._number(dtype, name), 0)
+        self._expect("code size", stated, self._product_quantizer(bits_of_part=4))
+        self._expect("parts of a code in a block", parts, 2 * stated)
+        letters = self._letters()
+        if letters != "ilbl":
+            raise _StrangeError(f"lists of kind {letters!r} are not served", RefusalReason.INDEX)
+        bytes_of_block = _IN_A_BLOCK * stated
+        for name, expected in (
+            ("number of lists", self.lists),
+            ("code size of the lists", _UNSTATED),
+            ("codes of a block", _IN_A_BLOCK),
+            ("bytes of a block", bytes_of_block),
+        ):
+            self._expect(name, self._number("<u8", name), expected)
+        held = sum(self._list_of_blocks(bytes_of_block) for _ in range(self.lists))
+        if held != self.articles:
+            raise _StrangeError(
+                f"the lists do not hold the {self.articles} that the header says",
+                RefusalReason.INDEX,
+            )
+
+    def _list_of_blocks(self, bytes_of_block: int) -> int:
+        """Answer how many articles are in a list."""
+        size = self._number("<u8", "length of a list")
+        self._skip("ids of a list", size * _ID_BYTES)
+        blocks = -(-size // _IN_A_BLOCK)
+        self._vector("codes of a list", blocks * bytes_of_block, 1)
+        return size
 
     def _centres(self) -> None:
         """The coarse quantizer: centres in a row, or in lists of their own."""
@@ -260,13 +312,15 @@ class _Walk:
         self._vector("ranges of the codes", trained * self.dimension, 4)
         return code_size
 
-    def _product_quantizer(self) -> int:
-        """Answer the bytes of one code."""
+    def _product_quantizer(self, bits_of_part: int | None = None) -> int:
+        """Answer the bytes of one code; `bits_of_part`: what its parts must have."""
         self._expect("values of a code", self._number("<u8", "values"), self.dimension)
         parts = self._number("<u8", "parts of a code")
         bits = self._number("<u8", "bits of a part")
         if not 1 <= parts <= self.dimension or self.dimension % parts:
             raise _StrangeError(f"{self.dimension} values in {parts} parts")
+        if bits_of_part is not None:
+            self._expect("bits of a part", bits, bits_of_part)
         if not 1 <= bits <= _MOST_PQ_BITS:
             raise _StrangeError(f"parts of a code have {bits} bits")
         self._vector("centres of the codes", self.dimension << bits, 4)

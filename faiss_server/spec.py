@@ -23,6 +23,7 @@ _PLAIN_LISTS: Final = re.compile(r"IVF(\d+)(?=,|$)")
 @dataclass(frozen=True, slots=True)
 class _Codes:
     name: str
+    """With the dimension to be filled in."""
     bytes_per_value: int
 
 
@@ -30,10 +31,12 @@ class _Codes:
 # of 0.99, which then take more than the codes save.
 _CODES: Final = (_Codes("Flat", 4), _Codes("SQfp16", 2), _Codes("SQ8", 1))
 
-# A search of many articles takes as long as the memory that it reads: bytes in the lists, and half
-# floats for the best few, take half of the time of floats.
+# A search of many articles takes as long as the codes that it reads and scores. Four bits for each
+# value, of what is left after the centre of a list, are an eighth of floats and scored many at
+# once; half floats then score the best few. faiss takes up to twice the memory for the four bits: a
+# list's grow to the next power of two.
 _MANY: Final = 2_000_000
-_CODES_OF_MANY: Final = (_Codes("SQ8,Refine(SQfp16)", 3), *_CODES[1:])
+_CODES_OF_MANY: Final = (_Codes("PQ{}x4fsr,Refine(SQfp16)", 3), *_CODES[1:])
 
 
 def list_count(vector_count: int) -> int:
@@ -62,7 +65,8 @@ def resolve_spec(
     for codes in _CODES_OF_MANY if vector_count >= _MANY else _CODES:
         needed = vector_count * bytes_per_article(dimension, codes.bytes_per_value)
         if memory_bytes is None or needed <= memory_bytes:
-            return _PLAIN_LISTS.sub(_in_two_levels, f"IVF{list_count(vector_count)},{codes.name}")
+            name = codes.name.format(dimension)
+            return _PLAIN_LISTS.sub(_in_two_levels, f"IVF{list_count(vector_count)},{name}")
     raise BuildError(
         f"{vector_count} vectors of {dimension} values need {needed / 2**30:.2f} GiB with one byte "
         f"for each value, the limit is {(memory_bytes or 0) / 2**30:.2f} GiB: raise it, or name a "

@@ -27,6 +27,8 @@ _REFINE_FACTORS: Final = (1.0, 1.5, 2.0, 4.0, 8.0)
 _CODES_PER_REFINED: Final = 16
 """Scoring one article by its finer vector, which lies anywhere in memory, takes about as long as
 scoring so many codes in a row."""
+_CODES_IN_BLOCKS_PER_REFINED: Final = 64
+"""The same where codes are scored many at once."""
 _DEAR: Final = 4
 _MOST_TIMED: Final = 256
 _FAR_BEYOND: Final = 8
@@ -185,7 +187,8 @@ def _smallest_nprobe(
 
 def _cost(kind: IndexKind, effort: Effort, k: int) -> float:
     scanned = effort.nprobe * kind.ivf.ntotal / kind.lists
-    refined = k * effort.refine_factor * _CODES_PER_REFINED if kind.is_refined else 0.0
+    per_refined = _CODES_IN_BLOCKS_PER_REFINED if kind.is_fast_scan else _CODES_PER_REFINED
+    refined = k * effort.refine_factor * per_refined if kind.is_refined else 0.0
     return float(scanned + refined)
 
 

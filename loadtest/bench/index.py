@@ -66,8 +66,8 @@ class _Plan:
     forms_seconds: float
 
 
-_FULL: Final = _Plan(1_000_000, 10_000_000, "IVF12649,SQ8,Refine(SQfp16)", 5, 200, 4.0)
-_QUICK: Final = _Plan(20_000, 30_000, "IVF256(IVF16,Flat),SQ8,Refine(SQfp16)", 1, 20, 0.5)
+_FULL: Final = _Plan(1_000_000, 10_000_000, "IVF12649,PQ64x4fsr,Refine(SQfp16)", 5, 200, 4.0)
+_QUICK: Final = _Plan(20_000, 30_000, "IVF256(IVF16,Flat),PQ64x4fsr,Refine(SQfp16)", 1, 20, 0.5)
 
 
 @dataclass(frozen=True)

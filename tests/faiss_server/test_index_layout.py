@@ -23,6 +23,7 @@ KINDS = [
     "IVF16,Flat",
     "RR8,IVF16(IVF4,Flat),SQ8,Refine(SQfp16)",
     "RR8,IVF16,PQ4x4,RFlat",
+    "IVF16(IVF4,Flat),PQ8x4fsr,Refine(SQfp16)",
 ]
 IVF = 37
 """Where the fields of lists begin: after four letters and the header."""
@@ -169,6 +170,71 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(
     monkeypatch.setattr("faiss_server.index_layout.os.fstat", lambda _: as_before)
     message = outcome(tmp_path, contents[:size], manifest)
     assert message.startswith("not readable: the file was cut in the ")
+
+
+@pytest.fixture(scope="module")
+def in_blocks(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Manifest]:
+    return make(tmp_path_factory.mktemp("blocks"), "IVF16,PQ8x4fsr,RFlat")
+
+
+@pytest.mark.parametrize(
+    ("at", "form", "value", "message"),
+    [
+        (1, "<Q", 8, "the code size is 8, not 4"),
+        (9, "<i", 64, "the codes of a block is 64, not 32"),
+        (13, "<Q", 16, "the parts of a code in a block is 16, not 8"),
+        (21, "<i", 14, "the implementation is 14, not 0"),
+        (25, "<q", 3, "the queries of a block is 3, not 0"),
+        (49, "<Q", 8, "the bits of a part is 8, not 4"),
+        (577, "4s", b"ilar", "lists of kind 'ilar' are not served"),
+        (581, "<Q", 17, "the number of lists is 17, not 16"),
+        (589, "<Q", 4, "the code size of the lists is 4, not 18446744073709551615"),
+        (597, "<Q", 33, "the codes of a block is 33, not 32"),
+        (605, "<Q", 64, "the bytes of a block is 64, not 128"),
+        (613, "<Q", 2**61, "the file ends in the ids of a list"),
+        (613, "<Q", 0, "the length of the codes of a list is "),
+    ],
+)
+def test_strange_blocks_of_codes_are_refused_with_the_field(
+    in_blocks: tuple[bytes, Manifest], tmp_path: Path, at: int, form: str, value: object,
+    message: str,
+) -> None:  # fmt: skip
+    contents, manifest = in_blocks
+    # After the header of the lists, the centres, and no direct map.
+    begin = contents.index(b"IwPf") + IVF + 16 + 37 + 8 + LISTS * D * 4 + 9
+    assert contents[begin + 577 : begin + 581] == b"ilbl"
+    changed = bytearray(contents)
+    struct.pack_into(form, changed, begin + at, value)
+    assert message in outcome(tmp_path, bytes(changed), manifest)
+
+
+def test_codes_in_blocks_without_finer_vectors_are_refused(
+    in_blocks: tuple[bytes, Manifest], tmp_path: Path
+) -> None:
+    _, manifest = in_blocks
+    vectors = np.random.default_rng(1).standard_normal((N, D), dtype=np.float32)
+    index = faiss.index_factory(D, "IDMap,IVF1,PQ8x4fsr", faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add_with_ids(vectors, np.arange(N))
+    alone = faiss.serialize_index(index).tobytes()
+    assert "codes in blocks lack finer vectors" in outcome(tmp_path, alone, manifest)
+    with pytest.raises(ValueError, match="which PQ…x4fs and PQ…x4fsr do need"):
+        kinds_of("IVF16,PQ8x4fsr")
+
+
+def test_codes_in_blocks_that_are_not_numbers_are_refused(
+    in_blocks: tuple[bytes, Manifest], tmp_path: Path
+) -> None:
+    contents, manifest = in_blocks
+    for name in ("pq", "quantizer"):
+        index = faiss.deserialize_index(np.frombuffer(contents, np.uint8))
+        lists = faiss.downcast_index(faiss.downcast_index(index.index).base_index)
+        if name == "pq":
+            faiss.rev_swig_ptr(lists.pq.centroids.data(), 4)[3] = np.nan
+        else:
+            faiss.rev_swig_ptr(faiss.downcast_index(lists.quantizer).get_xb(), 4)[3] = np.nan
+        spoilt = faiss.serialize_index(index).tobytes()
+        assert "a search of all lists reaches " in outcome(tmp_path, spoilt, manifest)
 
 
 def test_centres_in_lists_that_cannot_be_found_by_number_are_refused(tmp_path: Path) -> None:

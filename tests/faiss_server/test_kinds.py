@@ -29,6 +29,8 @@ KINDS = [
     "IVF16(IVF4,Flat),Flat",
     "RR8,IVF16(IVF4,Flat),SQ8",
     "OPQ4,IVF16,SQ4,Refine(SQfp16)",
+    "IVF16,PQ8x4fs,Refine(SQfp16)",
+    "RR8,IVF16(IVF4,Flat),PQ4x4fsr,RFlat",
 ]
 
 
@@ -86,6 +88,21 @@ def test_articles_are_excluded_and_made_up_for(built, opened):
         assert len(set(result.article_ids.tolist())) == result.article_ids.size
 
 
+@pytest.mark.parametrize("count", [10, 200])
+def test_the_nearest_of_the_others_are_found_where_the_nearest_are_excluded(built, opened, count):
+    searcher = Searcher(opened, Attributes({}, len(opened)), built.info.nprobe)
+    shares = []
+    for query in QUERIES[100:150]:
+        excluded = exact(query, count)
+        result = searcher.search(SearchQuery(query[None], 20, opened.lists, [excluded]))
+        stored = opened.vectors_at(opened.positions_of(result.article_ids))
+        np.testing.assert_allclose(result.scores, stored @ query, rtol=0.02, atol=0.02)
+        assert (np.diff(result.scores) <= 0).all()
+        assert not np.isin(result.article_ids, excluded).any()
+        shares.append(np.isin(result.article_ids, exact(query, count + 20)).mean())
+    assert np.mean(shares) >= 0.85
+
+
 @pytest.mark.parametrize("codes", ["SQ8_direct", "SQ8_direct_signed", "SQtq4", "SQ8,Refine(SQtq4)"])
 def test_codes_that_no_server_takes_are_refused_before_the_build(codes):
     with pytest.raises(BuildError, match="is not served: that is"):
@@ -139,7 +156,10 @@ def test_the_curve_rises_and_has_what_was_chosen(built):
     assert page.count('class="chosen"') == 1
 
 
-@pytest.mark.parametrize("spec", ["IVF16,SQ8", "IVF16(IVF4,Flat),Flat", "IVF16,SQ4,RFlat"])
+@pytest.mark.parametrize(
+    "spec",
+    ["IVF16,SQ8", "IVF16(IVF4,Flat),Flat", "IVF16,SQ4,RFlat", "IVF16(IVF4,Flat),PQ8x4fsr,RFlat"],
+)
 def test_the_same_seed_makes_the_same_bytes_from_a_mapped_file_too(spec, tmp_path):
     np.save(tmp_path / "vectors.npy", VECTORS)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
@@ -155,7 +175,9 @@ def test_the_same_seed_makes_the_same_bytes_from_a_mapped_file_too(spec, tmp_pat
     ("spec", "message"),
     [
         ("HNSW8", "IndexHNSWFlat is not an IVF index; `IVF1,Flat` searches exactly"),
-        ("IVF16,PQ4x4fs", "leave `fs` out"),
+        ("IVF16,PQ4x4fs", r"IndexIVFPQFastScan scores too coarsely alone; put finer vectors"),
+        ("IVF16,PQ4x8fs,RFlat", "spec 'IVF16,PQ4x8fs,RFlat'"),
+        ("IVF16,RaBitQfs,RFlat", "does not have plain lists in memory"),
         ("PCA4,IVF16,Flat", "PCAMatrix changes inner products"),
         ("IVF600_HNSW4,Flat", r"'IVF600_HNSW4,Flat' is not served: that is IVFn or IVFn\(IVFm"),
         ("IVF16,RQ2x4", "'IVF16,RQ2x4' is not served"),

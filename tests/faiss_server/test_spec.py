@@ -19,9 +19,9 @@ GIB = 2**30
         ("auto", 1_000_000, 64, 0.2, "IVF4000,SQfp16"),
         ("auto", 1_000_000, 64, 0.1, "IVF4000,SQ8"),
         ("auto", 1_999_999, 64, None, "IVF5657,Flat"),
-        ("auto", 2_000_000, 64, None, "IVF5657,SQ8,Refine(SQfp16)"),
+        ("auto", 2_000_000, 64, None, "IVF5657,PQ64x4fsr,Refine(SQfp16)"),
         ("auto", 4_000_000, 64, 0.75, "IVF8000,SQfp16"),
-        ("auto", 10_000_000, 64, None, "IVF12649(IVF112,Flat),SQ8,Refine(SQfp16)"),
+        ("auto", 10_000_000, 64, None, "IVF12649(IVF112,Flat),PQ64x4fsr,Refine(SQfp16)"),
         ("auto", 10_000_000, 64, 1, "IVF12649(IVF112,Flat),SQ8"),
         ("auto", 10, 8, None, "IVF1,Flat"),
         ("IVF4096,SQ8", 5, 64, 0.001, "IVF4096,SQ8"),
@@ -44,6 +44,7 @@ def test_what_auto_takes_keeps_within_the_limit(count, dimension, memory):
         return
     spec = resolve_spec("auto", count, dimension, memory)
     codes = re.sub(r"^IVF\d+(\(.*?\))?,", "", spec)
-    of_value = {"Flat": 4, "SQ8,Refine(SQfp16)": 3, "SQfp16": 2, "SQ8": 1}[codes]
+    blocks = f"PQ{dimension}x4fsr,Refine(SQfp16)"
+    of_value = {"Flat": 4, blocks: 3, "SQfp16": 2, "SQ8": 1}[codes]
     assert count * bytes_per_article(dimension, of_value) <= memory
     assert ("(IVF" in spec) == (list_count(count) > MOST_FLAT_LISTS)
