@@ -31,7 +31,8 @@ def build(place: Place, vectors: NDArray[np.float32], ids: NDArray[np.int64], _:
 def connect(place: Place, effort: int) -> Search:
     """Search the release's index; the effort is nprobe."""
     index = faiss.read_index(str(Path(place.settings["index"])))
-    parameters = IndexKind.of(index).parameters(effort)
+    kind = IndexKind.of(index)
+    parameters = kind.parameters(effort, kind.default_refine_factor)
 
     def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
         found: NDArray[np.int64] = index.search(query[None], place.k, params=parameters)[1][0]
