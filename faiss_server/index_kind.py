@@ -154,9 +154,9 @@ class IndexKind:
         it names to a few queries in all directions count.
         """
         nothing = np.zeros((1, self.ivf.d), np.float32)
+        directions = np.eye(self.ivf.d, dtype=np.float32)[:8]
         if self.is_fast_scan:  # it rounds, and finds nothing by a radius
             finite = np.isfinite(faiss.vector_to_array(self.ivf.pq.centroids)).all()
-            directions = np.eye(self.ivf.d, dtype=np.float32)[:8]
             return min(self._named_to(np.concatenate([nothing, directions]))) if finite else 0
         everywhere = faiss.SearchParametersIVF(
             nprobe=self.lists, quantizer_params=self._of_quantizer(self.lists)
@@ -164,7 +164,7 @@ class IndexKind:
         found, _, _ = self.ivf.range_search(nothing, -1.0, params=everywhere)
         if isinstance(faiss.downcast_index(self.ivf.quantizer), faiss.IndexFlat):
             return int(found[-1])
-        return min(int(found[-1]), *self._named_to(np.eye(self.ivf.d, dtype=np.float32)[:8]))
+        return min(int(found[-1]), *self._named_to(directions))
 
     def _named_to(self, queries: NDArray[np.float32]) -> list[int]:
         """Count the articles in the lists that each query is named when it asks for all."""

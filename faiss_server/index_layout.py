@@ -40,7 +40,8 @@ _FACTORY: Final = re.compile(
 
 _IN_A_BLOCK: Final = 32
 """Codes of four bits that faiss scores at once."""
-_UNSTATED: Final = 2**64 - 1
+_NO_CODE_SIZE: Final = 2**64 - 1
+"""What faiss writes where lists of blocks have no size of a single code."""
 
 
 @dataclass(frozen=True)
@@ -190,10 +191,9 @@ class _Walk:
             raise _StrangeError("codes in blocks lack finer vectors", RefusalReason.INDEX)
         self._flag("by_residual")
         stated = self._number("<u8", "code size")
-        in_a_block = self._number("<i4", "codes of a block")
-        self._expect("codes of a block", in_a_block, _IN_A_BLOCK)
+        self._expect("codes of a block", self._number("<i4", "codes of a block"), _IN_A_BLOCK)
         parts = self._number("<u8", "parts of a code in a block")
-        # Otherwise faiss searches in ways that are not served, some of which end the process.
+        # Nought leaves it to faiss how to search; nothing else was ever tried here.
         for name, dtype in (("implementation", "<i4"), ("queries of a block", "<i8")):
             self._expect(name, self._number(dtype, name), 0)
         self._expect("code size", stated, self._product_quantizer(bits_of_part=4))
@@ -204,7 +204,7 @@ class _Walk:
         bytes_of_block = _IN_A_BLOCK * stated
         for name, expected in (
             ("number of lists", self.lists),
-            ("code size of the lists", _UNSTATED),
+            ("code size of the lists", _NO_CODE_SIZE),
             ("codes of a block", _IN_A_BLOCK),
             ("bytes of a block", bytes_of_block),
         ):

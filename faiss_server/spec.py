@@ -22,8 +22,7 @@ _PLAIN_LISTS: Final = re.compile(r"IVF(\d+)(?=,|$)")
 
 @dataclass(frozen=True, slots=True)
 class _Codes:
-    name: str
-    """With the dimension to be filled in."""
+    factory: str
     bytes_per_value: int
 
 
@@ -36,7 +35,7 @@ _CODES: Final = (_Codes("Flat", 4), _Codes("SQfp16", 2), _Codes("SQ8", 1))
 # once; half floats then score the best few. faiss takes up to twice the memory for the four bits: a
 # list's grow to the next power of two.
 _MANY: Final = 2_000_000
-_CODES_OF_MANY: Final = (_Codes("PQ{}x4fsr,Refine(SQfp16)", 3), *_CODES[1:])
+_CODES_OF_MANY: Final = (_Codes("PQ{dimension}x4fsr,Refine(SQfp16)", 3), *_CODES[1:])
 
 
 def list_count(vector_count: int) -> int:
@@ -65,8 +64,8 @@ def resolve_spec(
     for codes in _CODES_OF_MANY if vector_count >= _MANY else _CODES:
         needed = vector_count * bytes_per_article(dimension, codes.bytes_per_value)
         if memory_bytes is None or needed <= memory_bytes:
-            name = codes.name.format(dimension)
-            return _PLAIN_LISTS.sub(_in_two_levels, f"IVF{list_count(vector_count)},{name}")
+            factory = codes.factory.format(dimension=dimension)
+            return _PLAIN_LISTS.sub(_in_two_levels, f"IVF{list_count(vector_count)},{factory}")
     raise BuildError(
         f"{vector_count} vectors of {dimension} values need {needed / 2**30:.2f} GiB with one byte "
         f"for each value, the limit is {(memory_bytes or 0) / 2**30:.2f} GiB: raise it, or name a "

@@ -19,7 +19,7 @@ _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "shared_buffers": "2GB",
-    "maintenance_work_mem": "4GB",  # k-means of IVFFlat in 4,000 lists takes 3.1
+    "maintenance_work_mem": "4GB",  # k-means of IVFFlat in 4,000 lists takes 3.1 GB
     "effective_cache_size": "6GB",
     "jit": "off",
     "autovacuum": "off",
