@@ -17,15 +17,13 @@ from pipeline.demo_data import fetch_movielens_100k
 from pipeline.steps import STEPS
 from releases.manifest import Manifest
 from reporting import Figure, Report, Section, Table, print_report, write_report
-from tests.resume.killing import Killed, KillPoint, Workflow
+from tests.resume.killing import LONG_ENOUGH_SECONDS, Killed, KillPoint, Workflow
 from tests.support.events import write_events
 from tests.support.program import run_program
 
 _DIRECTORY: Final = Path("build") / "test-resume"
 _CACHE: Final = Path("build") / "cache"
 _QUICK_POINTS: Final = (KillPoint("preprocess", "middle"), KillPoint("train", "middle"))
-_LONG_ENOUGH_SECONDS: Final = 1.0
-"""A step that takes longer has to be met under way by a kill in its middle."""
 _CLOSE: Final = 0.002
 
 
@@ -93,7 +91,7 @@ def _kill_figures(
     kills: list[Killed], usual: dict[str, float], kept: dict[str, bool]
 ) -> list[Figure]:
     in_the_middle = [kill for kill in kills if kill.point.moment == "middle"]
-    long = [kill for kill in in_the_middle if usual[kill.point.step] >= _LONG_ENOUGH_SECONDS]
+    long = [kill for kill in in_the_middle if usual[kill.point.step] >= LONG_ENOUGH_SECONDS]
     return [
         Figure("kills", len(kills)),
         Figure("kills in the middle of long steps that met them under way",
