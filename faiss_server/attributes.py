@@ -73,10 +73,14 @@ class Matching:
 
     def without(self, positions: NDArray[np.int64]) -> Any:
         """Answer a faiss IDSelector of these articles but for those at `positions`."""
+        return faiss.IDSelectorBitmap(self.bits_without(positions))
+
+    def bits_without(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Answer a bitmap of these articles but for those at `positions`."""
         bits = self.bits.copy()
         # Only the bytes concerned: a mask of all positions takes a hundred times as long.
         np.bitwise_and.at(bits, positions >> 3, ~_bit(positions))
-        return faiss.IDSelectorBitmap(bits)
+        return bits
 
 
 def bits_of(positions: NDArray[np.int64], size: int) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ and would lose what a filter wants without a word.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -135,6 +136,56 @@ class IndexKind:
         )
         return ids, scores
 
+    def search_by_parts(
+        self,
+        query: NDArray[np.float32],
+        k: int,
+        allowed: Any,
+        sizes: NDArray[np.int64],
+        at_once: int,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Search the codes in all lists for float32[dimension], the nearest lists first.
+
+        Each part is so many lists that they hold about `at_once` articles, and yields the numbers
+        and scores of its best, at most k. `allowed` is a faiss IDSelector of what the lists number,
+        `sizes` is `sizes_of_lists()`.
+        """
+        queries = self._turned(np.ascontiguousarray(query[None]))
+        scores, lists = self.ivf.quantizer.search(
+            queries, self.lists, params=self._of_quantizer(self.lists)
+        )
+        part_of_each = np.cumsum(sizes[lists[0]]) // at_once
+        ends = np.flatnonzero(np.diff(part_of_each)) + 1
+        for numbers, centres in zip(
+            np.split(lists[0], ends), np.split(scores[0], ends), strict=True
+        ):
+            yield self._search_lists(queries, k, numbers, centres, allowed)
+
+    def _search_lists(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        lists: NDArray[np.int64],
+        centres: NDArray[np.float32],
+        allowed: Any,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Search these lists, whose centres have these scores."""
+        found, scores = np.empty(k, np.int64), np.empty(k, np.float32)
+        arrays = (queries, lists, centres, scores, found)
+        query, *others = (faiss.swig_ptr(array) for array in arrays)
+        # As it is in C++: what faiss gives Python takes no parameters.
+        self.ivf.search_preassigned_c(
+            1, query, k, *others, False, faiss.SearchParametersIVF(nprobe=lists.size, sel=allowed)
+        )
+        return found[found >= 0], scores[found >= 0]
+
+    def _turned(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Answer the queries as the lists take them."""
+        if self.rotated is not None:
+            for number in range(self.rotated.chain.size()):
+                queries = self.rotated.chain.at(number).apply(queries)
+        return queries
+
     @property
     def default_nprobe(self) -> int:
         """How many lists the index's file says to probe."""
@@ -168,8 +219,7 @@ class IndexKind:
 
     def _named_to(self, queries: NDArray[np.float32]) -> list[int]:
         """Count the articles in the lists that each query is named when it asks for all."""
-        lists = faiss.downcast_InvertedLists(self.ivf.invlists)
-        sizes = np.array([lists.list_size(number) for number in range(self.lists)])
+        sizes = self.sizes_of_lists()
         parameters = self._of_quantizer(self.lists)
         _, named = self.ivf.quantizer.search(queries, self.lists, params=parameters)
         return [int(sizes[np.unique(row[row >= 0])].sum()) for row in named]
@@ -185,6 +235,11 @@ class IndexKind:
         wanted = math.ceil(_MORE_CENTRES * share * quantizer.nlist)
         most: int = quantizer.nlist
         return faiss.SearchParametersIVF(nprobe=min(most, max(_LEAST_CENTRE_LISTS, wanted)))
+
+    def sizes_of_lists(self) -> NDArray[np.int64]:
+        """Count the articles in each list, int64[lists]."""
+        lists = faiss.downcast_InvertedLists(self.ivf.invlists)
+        return np.array([lists.list_size(number) for number in range(self.lists)], np.int64)
 
     def ids_in_lists(self) -> list[NDArray[np.int64]]:
         """View the numbers in each list that is not empty, int64, to be changed in place."""

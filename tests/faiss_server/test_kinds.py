@@ -6,8 +6,9 @@ import faiss
 import numpy as np
 import pytest
 
+from faiss_server import article_index
 from faiss_server.article_index import article_index_of, read_index_kind
-from faiss_server.attributes import Attributes
+from faiss_server.attributes import Attributes, Matching
 from faiss_server.build import (
     BuildError,
     Goal,
@@ -19,6 +20,7 @@ from faiss_server.build import (
 from faiss_server.curve_page import curve_page
 from faiss_server.index_kind import IndexKind
 from faiss_server.index_layout import kinds_of
+from faiss_server.scan import scan
 from faiss_server.search import Searcher, SearchQuery
 from faiss_server.two_levels import centres_in_two_levels
 
@@ -101,6 +103,24 @@ def test_the_nearest_of_the_others_are_found_where_the_nearest_are_excluded(buil
         assert not np.isin(result.article_ids, excluded).any()
         shares.append(np.isin(result.article_ids, exact(query, count + 20)).mean())
     assert np.mean(shares) >= 0.85
+
+
+@pytest.mark.parametrize("count", [0, 10, 1000])
+def test_a_scan_by_parts_is_exact_for_the_vectors_as_they_are_stored(opened, count, monkeypatch):
+    monkeypatch.setattr(article_index, "_CODES_AT_ONCE", 200)
+    monkeypatch.setattr(article_index, "_FINER_AT_ONCE", 200)
+    stored = opened.vectors_at(np.arange(len(opened)))
+    everything = Matching.of(np.ones(len(opened), np.bool_))
+    for query in QUERIES[100:110]:
+        scores = stored @ query
+        excluded = np.sort(np.argsort(-scores)[:count])
+        expected = np.sort(np.delete(scores, excluded))[::-1][:50]
+        *earlier, best = scan(opened, everything, query, 50, excluded)
+        assert len(earlier) >= 7  # a list may hold more than 200
+        assert len(set(best.tolist())) == 50
+        assert not np.isin(best, excluded).any()
+        # Sums in another order differ in the last bits.
+        np.testing.assert_allclose(scores[best], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("codes", ["SQ8_direct", "SQ8_direct_signed", "SQtq4", "SQ8,Refine(SQtq4)"])
