@@ -58,7 +58,7 @@ class Channel:
         response_deserializer: Callable[[bytes], Any] | None = None,
         _registered_method: bool | None = None,  # generated code passes it
     ) -> "Callable[..., Awaitable[Any]]":
-        """Make what calls a method: `(request, timeout=None, metadata=None)`."""
+        """Make what calls a method: `(request, timeout=None, metadata=None, trailers=None)`."""
         headers = block((
             (":method", "POST"),
             (":scheme", "http" if self._tls is None else "https"),
@@ -70,8 +70,20 @@ class Channel:
         ))  # fmt: skip
         return _Method(self, headers, request_serializer, response_deserializer).call
 
-    async def ask(self, headers: bytes, message: bytes, timeout_seconds: float | None) -> bytes:
-        """Make one call. Raises grpc.aio.AioRpcError.
+    async def connect(self, timeout_seconds: float | None = None) -> None:
+        """Connect now instead of at the first call. Raises grpc.aio.AioRpcError."""
+        await self._connected(timeout_seconds)
+
+    async def ask(
+        self,
+        headers: bytes,
+        message: bytes,
+        timeout_seconds: float | None,
+        trailers: list[tuple[str, str]] | None = None,
+    ) -> bytes:
+        """Make one call; what its answer ends with is added to `trailers`.
+
+        Raises grpc.aio.AioRpcError.
 
         What the server did not begin with is sent once more, on a new connection if there has to be
         one. All of it takes no longer than the time-out.
@@ -83,7 +95,8 @@ class Channel:
                 connection = await self._connected(left)
                 left = _left(timeout_seconds, started)
             try:
-                return await connection.call(headers + _timeout_block(left), message, left)
+                block_of_call = headers + _timeout_block(left)
+                return await connection.call(block_of_call, message, left, trailers)
             except NotBegunError as error:
                 refused, left = str(error), _left(timeout_seconds, started)
         raise call_error(grpc.StatusCode.UNAVAILABLE, refused)
@@ -175,13 +188,17 @@ class _Method:
         request: Any,
         timeout: float | None = None,  # noqa: ASYNC109 - grpc's name for it
         metadata: Iterable[tuple[str, str | bytes]] | None = None,
+        trailers: list[tuple[str, str]] | None = None,
     ) -> Any:
-        """Call it. Raises grpc.aio.AioRpcError."""
+        """Call it; what the answer ends with is added to `trailers`.
+
+        Raises grpc.aio.AioRpcError.
+        """
         message = request if self._serialize is None else self._serialize(request)
         headers = self._headers
         if metadata:
             headers += block(headers_of_metadata(metadata))
-        answer = await self._channel.ask(headers, message, timeout)
+        answer = await self._channel.ask(headers, message, timeout, trailers)
         if self._deserialize is None:
             return answer
         try:

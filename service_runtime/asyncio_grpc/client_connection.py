@@ -58,7 +58,7 @@ def _response_head(headers: Headers) -> _ResponseHead:
 class _Call(Stream):
     """One call on its way."""
 
-    __slots__ = ("answer", "head", "message", "reader")
+    __slots__ = ("answer", "head", "message", "reader", "trailers")
 
     def __init__(self, stream_id: int, send_window: int, max_bytes: int) -> None:
         super().__init__(stream_id, send_window)
@@ -66,6 +66,7 @@ class _Call(Stream):
         self.head: _ResponseHead | None = None
         self.message: bytes | None = None
         self.reader = MessageReader(max_bytes)
+        self.trailers: Headers = ()
 
     def fail(self, code: grpc.StatusCode, details: str, trailers: Headers = ()) -> None:
         """End the call by a status."""
@@ -115,8 +116,14 @@ class ClientConnection(Connection[_Call, _ResponseHead]):
         ))  # fmt: skip
         self.write(PREFACE + settings + self.opening())
 
-    async def call(self, block: bytes, message: bytes, timeout_seconds: float | None) -> bytes:
-        """Make a call; `block`: its headers.
+    async def call(
+        self,
+        block: bytes,
+        message: bytes,
+        timeout_seconds: float | None,
+        trailers: list[tuple[str, str]] | None = None,
+    ) -> bytes:
+        """Make a call; `block`: its headers. What the answer ends with is added to `trailers`.
 
         Raises grpc.aio.AioRpcError, and NotBegunError where the server did nothing for it.
         """
@@ -130,7 +137,10 @@ class ClientConnection(Connection[_Call, _ResponseHead]):
         if timeout_seconds is not None:
             timer = self._loop.call_later(timeout_seconds, self._expire, call)
         try:
-            return await call.answer
+            answer = await call.answer
+            if trailers is not None:
+                trailers.extend(call.trailers)
+            return answer
         finally:
             if timer is not None:
                 timer.cancel()
@@ -200,6 +210,7 @@ class ClientConnection(Connection[_Call, _ResponseHead]):
         elif call.message is None or not call.reader.is_empty:
             call.fail(grpc.StatusCode.INTERNAL, "the answer is not one whole message")
         elif not call.answer.done():
+            call.trailers = head.headers
             call.answer.set_result(call.message)
         if call.is_sent:
             self.remove(call)

@@ -1,15 +1,18 @@
 """What is measured is what callers would see."""
 
+import asyncio
 import json
 import math
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
@@ -19,6 +22,7 @@ from loadtest.find_max import MaxRateSearch, keeps_budget
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement, measure
 from loadtest.plan import LoadPlan, arrivals, read_users
+from loadtest.worker import Asker
 from tests.support.certificates import SERVER_NAME
 
 
@@ -44,24 +48,15 @@ def test_a_server_that_stalls_shows_in_the_percentiles(scripted):
     assert measured.latencies.percentile_ms(70) > 100
 
 
-def test_a_generator_that_falls_behind_hides_nothing(scripted, monkeypatch):
+def test_a_generator_that_falls_behind_hides_nothing(scripted):
     """Counted from the actual send, these would all be quick."""
-    import asyncio  # noqa: PLC0415
 
-    from loadtest.worker import Asker  # noqa: PLC0415 - it prepares grpc for a process of its own
-
-    class Answered:
-        def __await__(self):
-            yield from asyncio.sleep(0).__await__()
-            return pb2.GetCandidatesResponse(source=pb2.SOURCE_PERSONALIZED)
-
-        async def trailing_metadata(self):
-            return ()
+    async def answered(*_, **__):
+        await asyncio.sleep(0)
+        return pb2.GetCandidatesResponse(source=pb2.SOURCE_PERSONALIZED)
 
     async def run() -> Asker:
-        import time  # noqa: PLC0415
-
-        asker = Asker(plan_for(scripted, rate=1000.0, seconds=0.2), lambda *_, **__: Answered())
+        asker = Asker(plan_for(scripted, rate=1000.0, seconds=0.2), answered)
         # The start lies in the past, as if the generator had been stopped for 0.3 s.
         await asker.run(time.monotonic() - 0.5)
         return asker
@@ -69,6 +64,36 @@ def test_a_generator_that_falls_behind_hides_nothing(scripted, monkeypatch):
     asker = asyncio.run(run())
     assert asker.latencies.percentile_ms(1) > 250
     assert asker.lags.percentile_ms(1) > 250
+
+
+@pytest.mark.parametrize("answer_seconds", [0.0, 0.02])
+def test_nothing_is_sent_before_it_is_due(scripted, answer_seconds):
+    """An event loop's clock may go by milliseconds, and round down."""
+    sent = []
+
+    async def answered(*_, **__):
+        sent.append(time.monotonic())
+        await asyncio.sleep(answer_seconds)
+        return pb2.GetCandidatesResponse(source=pb2.SOURCE_PERSONALIZED)
+
+    plan = plan_for(scripted, rate=100.0, seconds=0.5)
+
+    async def run() -> float:
+        start = time.monotonic() + 0.01
+        await Asker(plan, answered).run(start)
+        return start
+
+    due = uvloop.run(run()) + arrivals(100.0, 0.5, plan.seed)
+    assert len(sent) == due.size > 20
+    assert (np.array(sent) >= due).all()
+
+
+def test_a_server_that_is_not_there_is_named(scripted, tmp_path):
+    done = run_command(
+        "--target", "127.0.0.1:1", "--users", "5", "--rate", "50", "--directory", str(tmp_path)
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "127.0.0.1:1: failed to connect to 127.0.0.1:1" in done.stderr
 
 
 def test_every_outcome_is_counted(scripted):

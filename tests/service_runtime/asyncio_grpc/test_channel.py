@@ -63,6 +63,20 @@ async def test_metadata_and_deadline_travel(channel, echo):
     assert echo.remaining is None
 
 
+async def test_what_an_answer_ends_with_is_to_be_had(channel):
+    trailers = []
+    await call(channel, "Echo", trailers=trailers)
+    assert {("grpc-status", "0"), ("x-length", "5")} <= set(trailers)
+
+
+async def test_a_channel_connects_before_its_first_call(echo, any_serving, free_port):
+    async with any_serving(echo) as (_, port), channel_to(port) as channel:
+        await channel.connect(10)
+    async with channel_to(free_port) as channel:
+        error = await status_of(channel.connect(10))
+        assert error.code() is Code.UNAVAILABLE
+
+
 @pytest.mark.parametrize("name", ["X-Upper", "grpc-status", ":path", ""])
 async def test_what_cannot_be_metadata_is_refused(channel, name):
     with pytest.raises(ValueError, match="cannot be the name of metadata"):
