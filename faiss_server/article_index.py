@@ -37,6 +37,7 @@ class ArticleIndex:
         self._searched = kind.searched
         self._halves = kind.halves
         self._refine_factor = refine_factor
+        self._last_parameters: tuple[int, Any] = (0, None)
         self._sizes_of_lists = kind.sizes_of_lists()
         self.article_ids = article_ids
         """int64[n], ascending: the article at each position."""
@@ -60,12 +61,22 @@ class ArticleIndex:
         Equal scores are in order of article id. Where the probed lists hold too little the
         position is -1. `allowed` is a faiss IDSelector of positions.
         """
-        parameters = self._kind.parameters(nprobe, self._refine_factor, allowed)
+        parameters = self._parameters(nprobe, allowed)
         scores, positions = self._searched.search(vectors, k, params=parameters)
         if not (scores[:, 1:] == scores[:, :-1]).any():
             return positions, scores  # faiss sorts by score
         order = np.lexsort((positions, -scores), axis=-1)
         return np.take_along_axis(positions, order, -1), np.take_along_axis(scores, order, -1)
+
+    def _parameters(self, nprobe: int, allowed: Any | None) -> Any:
+        # Made once for a release's nprobe: by SWIG it takes 30 µs. A search only reads them.
+        if allowed is not None:
+            return self._kind.parameters(nprobe, self._refine_factor, allowed)
+        known, parameters = self._last_parameters
+        if known != nprobe:
+            parameters = self._kind.parameters(nprobe, self._refine_factor)
+            self._last_parameters = (nprobe, parameters)
+        return parameters
 
     def parts(
         self, vector: NDArray[np.float32], k: int, bits: NDArray[np.uint8]

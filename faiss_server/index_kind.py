@@ -111,7 +111,7 @@ class IndexKind:
         return codes.view(np.float16).reshape(-1, finer.d)
 
     def parameters(self, nprobe: int, refine_factor: float = 1.0, allowed: Any = None) -> Any:
-        """Make the parameters of one search of `searched`; never share them between threads.
+        """Make the parameters of searches of `searched`.
 
         faiss takes a missing nprobe for 1, silently. `refine_factor` times k articles are scored by
         the finer vectors. `allowed` is a faiss IDSelector of what the lists number.

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import numpy as np
@@ -223,7 +223,9 @@ def _in_rows(query: SearchQuery, dimension: int) -> SearchQuery:
             f"excluded_ids: {len(query.excluded_ids)} elements, must be none or one for each "
             f"of the {rows} vectors"
         )
-    return replace(query, vectors=query.vectors.reshape(rows, dimension))
+    vectors = query.vectors.reshape(rows, dimension)
+    # Not dataclasses.replace, which takes four times as long.
+    return SearchQuery(vectors, query.k, query.nprobe, query.excluded_ids, query.filters)
 
 
 def _vectors(loaded: LoadedRelease, article_ids: NDArray[np.int64]) -> ArticleVectors:
