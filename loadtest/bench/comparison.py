@@ -33,10 +33,11 @@ Between = Callable[[], None]
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rates, ascending, each asked in `rounds`."""
+    """Rates, ascending, each asked in `rounds` of at least so many requests on average."""
 
     rates: Sequence[float]
     rounds: int
+    least_requests: int = 0
 
 
 @dataclass
@@ -105,9 +106,12 @@ def highest_rates(
     for rate in ladder.rates:
         climbing = [name for name in stacks if missed[name] < _MISSES]
         kept = dict.fromkeys(climbing, 0)
+        seconds = max(plan.seconds, ladder.least_requests / rate)
         for number in range(ladder.rounds):
             for name in _in_turn(climbing, number):
-                asked = replace(plan, rate=rate, clients=None, seed=plan.seed + number)
+                asked = replace(
+                    plan, rate=rate, clients=None, seconds=seconds, seed=plan.seed + number
+                )
                 kept[name] += keeps_budget(measure_stack(stacks[name], asked), budget_ms)
                 between()
         for name in climbing:

@@ -75,11 +75,12 @@ def test_the_highest_rate_is_the_last_rung_that_most_rounds_keep(monkeypatch):
 
     def measure_stack(stack, plan):
         asked.append((stack, plan.rate))
+        assert plan.rate * plan.seconds >= 30
         return measured(11 if (plan.rate, plan.seed) in late[stack] else 9)
 
     monkeypatch.setattr(comparison, "measure_stack", measure_stack)
     names = {name: name for name in (OURS, PLAIN_CHAIN)}
-    ladder = Ladder((10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0), 3)
+    ladder = Ladder((10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0), 3, least_requests=30)
     found = highest_rates(names, PLAN, 10.0, ladder, between=lambda: None)
     assert found == {OURS: 80.0, PLAIN_CHAIN: 0.0}
     assert max(rate for stack, rate in asked if stack == OURS) == 320.0
