@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recsys.recommender.v1 import recommender_service_pb2 as pb2
 
+from loadtest import worker
 from loadtest.errors import LoadTestError
 from loadtest.find_max import MaxRateSearch, keeps_budget
 from loadtest.latencies import Latencies
@@ -86,6 +87,14 @@ def test_nothing_is_sent_before_it_is_due(scripted, answer_seconds):
     due = uvloop.run(run()) + arrivals(100.0, 0.5, plan.seed)
     assert len(sent) == due.size > 20
     assert (np.array(sent) >= due).all()
+
+
+def test_a_generator_that_may_not_go_first_goes_on(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    worker._go_first()
 
 
 def test_a_server_that_is_not_there_is_named(scripted, tmp_path):
