@@ -146,9 +146,9 @@ class IndexKind:
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Search the codes in all lists for float32[dimension], the nearest lists first.
 
-        Each part is so many lists that they hold about `at_once` articles, and yields the numbers
-        and scores of its best, at most k. `allowed` is a faiss IDSelector of what the lists number,
-        `sizes` is `sizes_of_lists()`.
+        Each part is so many whole lists that they hold about `at_once` articles, and yields the
+        numbers and scores of its best, at most k. `allowed` is a faiss IDSelector of what the lists
+        number, `sizes` is `sizes_of_lists()`.
         """
         queries = self._turned(np.ascontiguousarray(query[None]))
         scores, lists = self.ivf.quantizer.search(

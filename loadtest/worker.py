@@ -27,6 +27,7 @@ from recsys.recommender.v1 import recommender_service_pb2 as pb2
 from loadtest.latencies import Latencies
 from loadtest.plan import LoadPlan, arrivals
 from service_runtime.asyncio_grpc.channel import Channel
+from service_runtime.errors import StartupError
 from service_runtime.tls import CallerTls, TlsFiles
 
 __all__ = ["Asker", "main"]
@@ -172,7 +173,10 @@ def _go_first() -> None:
 
 async def _measure(plan: LoadPlan) -> dict[str, Any]:
     _go_first()
-    channel = _channel(plan)
+    try:
+        channel = _channel(plan)
+    except StartupError as error:
+        sys.exit(str(error))
     call = channel.unary_unary(_METHOD, response_deserializer=pb2.GetCandidatesResponse.FromString)
     try:
         await channel.connect(_CONNECT_SECONDS)

@@ -105,6 +105,18 @@ def test_a_server_that_is_not_there_is_named(scripted, tmp_path):
     assert "127.0.0.1:1: failed to connect to 127.0.0.1:1" in done.stderr
 
 
+def test_a_ca_that_is_none_is_told_by_its_option(scripted, tmp_path):
+    ca = tmp_path / "ca.pem"
+    ca.write_text("no certificate")
+    done = run_command(
+        "--target", f"127.0.0.1:{scripted.tls_port}", "--users", "5", "--rate", "50",
+        "--tls-ca", str(ca), "--directory", str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "--tls-ca, --tls-cert, --tls-key: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_every_outcome_is_counted(scripted):
     measured = measure(plan_for(scripted), processes=2)
     assert dict(measured.codes) == {"OK": measured.requests}
