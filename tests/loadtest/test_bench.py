@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from loadtest.bench import comparison
 from loadtest.bench.catalogue import DIMENSION, generate
 from loadtest.bench.comparison import OURS, PLAIN_CHAIN, Ladder, Pairs, highest_rates
-from loadtest.bench.report import p50
+from loadtest.bench.report import _rates, p50
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement
 from loadtest.plan import LoadPlan
@@ -85,6 +86,14 @@ def test_the_highest_rate_is_the_last_rung_that_most_rounds_keep(monkeypatch):
     assert found == {OURS: 80.0, PLAIN_CHAIN: 0.0}
     assert max(rate for stack, rate in asked if stack == OURS) == 320.0
     assert max(rate for stack, rate in asked if stack == PLAIN_CHAIN) == 20.0
+
+
+@pytest.mark.parametrize(("plain", "ratio"), [(30.0, 4 / 3), (0.0, 40 / 22)])
+def test_a_plain_chain_that_keeps_no_rate_counts_as_the_lowest_that_was_asked(plain, ratio):
+    rates = {OURS: 40.0, PLAIN_CHAIN: plain}
+    figure, *_ = _rates(SimpleNamespace(highest_rates=rates, budget_ms=10.0, lowest_rate=22.0))
+    assert figure.value == pytest.approx(ratio)
+    assert ("kept not even 22/s" in figure.name) == (not plain)
 
 
 def _is_positive(name):
