@@ -33,11 +33,15 @@ Between = Callable[[], None]
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rates, ascending, each asked in `rounds` of at least so many requests on average."""
+    """Rates, ascending, each asked in `rounds` of at least so many requests on average.
+
+    Then those between the highest that was kept and the next: it times each of `finer`, ascending.
+    """
 
     rates: Sequence[float]
     rounds: int
     least_requests: int = 0
+    finer: Sequence[float] = ()
 
 
 @dataclass
@@ -102,24 +106,51 @@ def highest_rates(
     Rung by rung and in turns, so that a slow spell of the machine meets both; a rung is kept when
     most of its rounds keep the budget, and a stack is done when it has missed two in a row.
     """
-    best, missed = dict.fromkeys(stacks, 0.0), dict.fromkeys(stacks, 0)
-    for rate in ladder.rates:
-        climbing = [name for name in stacks if missed[name] < _MISSES]
-        kept = dict.fromkeys(climbing, 0)
-        seconds = max(plan.seconds, ladder.least_requests / rate)
-        for number in range(ladder.rounds):
-            for name in _in_turn(climbing, number):
-                asked = replace(
-                    plan, rate=rate, clients=None, seconds=seconds, seed=plan.seed + number
-                )
-                kept[name] += keeps_budget(measure_stack(stacks[name], asked), budget_ms)
-                between()
-        for name in climbing:
-            if kept[name] > ladder.rounds / 2:
-                best[name], missed[name] = rate, 0
-            else:
-                missed[name] += 1
-    return best
+    climb = _Climb(stacks, plan, budget_ms, ladder, between)
+    best = climb.best_of(dict.fromkeys(stacks, ladder.rates))
+    finer = climb.best_of({
+        name: [rate * times for times in ladder.finer] for name, rate in best.items() if rate
+    })  # fmt: skip
+    return {name: max(rate, finer.get(name, 0.0)) for name, rate in best.items()}
+
+
+@dataclass(frozen=True)
+class _Climb:
+    """What all rungs are asked with."""
+
+    stacks: Mapping[str, LocalStack]
+    plan: LoadPlan
+    budget_ms: float
+    ladder: Ladder
+    between: Between
+
+    def best_of(self, rates_of: Mapping[str, Sequence[float]]) -> dict[str, float]:
+        """Answer the highest that each stack keeps of its own rates, all of one length."""
+        best, missed = dict.fromkeys(rates_of, 0.0), dict.fromkeys(rates_of, 0)
+        for rung in zip(*rates_of.values(), strict=True):
+            rates = dict(zip(rates_of, rung, strict=True))
+            climbing = {name: rates[name] for name in rates if missed[name] < _MISSES}
+            for name, is_kept in self._kept(climbing).items():
+                if is_kept:
+                    best[name], missed[name] = rates[name], 0
+                else:
+                    missed[name] += 1
+        return best
+
+    def _kept(self, rates: Mapping[str, float]) -> dict[str, bool]:
+        kept = dict.fromkeys(rates, 0)
+        for number in range(self.ladder.rounds):
+            for name in _in_turn(rates, number):
+                measured = measure_stack(self.stacks[name], self._asked(rates[name], number))
+                kept[name] += keeps_budget(measured, self.budget_ms)
+                self.between()
+        return {name: count > self.ladder.rounds / 2 for name, count in kept.items()}
+
+    def _asked(self, rate: float, number: int) -> LoadPlan:
+        seconds = max(self.plan.seconds, self.ladder.least_requests / rate)
+        return replace(
+            self.plan, rate=rate, clients=None, seconds=seconds, seed=self.plan.seed + number
+        )
 
 
 def measure_stack(stack: LocalStack, plan: LoadPlan) -> Measurement:

@@ -88,6 +88,31 @@ def test_the_highest_rate_is_the_last_rung_that_most_rounds_keep(monkeypatch):
     assert max(rate for stack, rate in asked if stack == PLAIN_CHAIN) == 20.0
 
 
+def test_between_the_rungs_each_stack_is_asked_finer_ones_of_its_own(monkeypatch):
+    most = {OURS: 130.0, PLAIN_CHAIN: 15.0}
+    asked = []
+
+    def measure_stack(stack, plan):
+        asked.append((stack, plan.rate))
+        return measured(9 if plan.rate <= most[stack] else 11)
+
+    monkeypatch.setattr(comparison, "measure_stack", measure_stack)
+    names = {name: name for name in (OURS, PLAIN_CHAIN)}
+    ladder = Ladder((10.0, 30.0, 90.0, 270.0, 810.0), 1, finer=(1.4, 2.0))
+    found = highest_rates(names, PLAN, 10.0, ladder, between=lambda: None)
+    assert found == {OURS: pytest.approx(126.0), PLAIN_CHAIN: pytest.approx(14.0)}
+    rates = {name: [round(rate) for stack, rate in asked if stack == name] for name in names}
+    assert rates == {OURS: [10, 30, 90, 270, 810, 126, 180], PLAIN_CHAIN: [10, 30, 90, 14, 20]}
+
+
+def test_a_stack_that_keeps_no_rung_is_asked_no_finer_ones(monkeypatch):
+    monkeypatch.setattr(comparison, "measure_stack", lambda *_: measured(11))
+    ladder = Ladder((10.0, 30.0, 90.0), 1, finer=(1.4, 2.0))
+    asked = []
+    found = highest_rates({OURS: OURS}, PLAN, 10.0, ladder, between=lambda: asked.append(1))
+    assert (found, len(asked)) == ({OURS: 0.0}, 2)
+
+
 @pytest.mark.parametrize(("plain", "ratio"), [(30.0, 4 / 3), (0.0, 40 / 22)])
 def test_a_plain_chain_that_keeps_no_rate_counts_as_the_lowest_that_was_asked(plain, ratio):
     rates = {OURS: 40.0, PLAIN_CHAIN: plain}
