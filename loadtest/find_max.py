@@ -2,11 +2,12 @@
 
 from loadtest.measurement import Measurement
 
-__all__ = ["MaxRateSearch", "keeps_budget"]
+__all__ = ["PERSONALIZED_SHARE", "MaxRateSearch", "keeps_budget"]
 
 _GROWTH = 1.5
 _TRIES = 2
-_PERSONALIZED_SHARE = 0.99
+PERSONALIZED_SHARE = 0.99
+"""Of the requests, at the least."""
 
 
 def keeps_budget(measured: Measurement, budget_ms: float) -> bool:
@@ -16,7 +17,7 @@ def keeps_budget(measured: Measurement, budget_ms: float) -> bool:
     """
     return (
         measured.latencies.percentile_ms(99) <= budget_ms
-        and measured.personalized_share >= _PERSONALIZED_SHARE
+        and measured.personalized_share >= PERSONALIZED_SHARE
     )
 
 

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 from loadtest.errors import LoadTestError
 from loadtest.latencies import Latencies
 from loadtest.plan import LoadPlan
-from loadtest.usage import Usage, UsageMeter
+from loadtest.usage import StolenTime, Usage, UsageMeter
 from local_stack.processes import tied_to_this_process
 
 __all__ = ["Measurement", "measure"]
@@ -42,6 +42,8 @@ class Measurement:
     stages: Mapping[str, Latencies]
     usage: Usage | None
     """Of the servers, where they run on this machine; warm-up excluded."""
+    stolen_share: float = 0.0
+    """Of this machine's cores, what the host of a virtual machine gave to others meanwhile."""
 
     @property
     def requests(self) -> int:
@@ -92,9 +94,9 @@ def measure(
         start = time.monotonic() + _HEAD_START_SECONDS
         for worker in workers:
             _tell(worker, repr(start))
-        usage = _watch(plan, start, pids or {}, tick)
+        usage, stolen_share = _watch(plan, start, pids or {}, tick)
         results = [_result(worker) for worker in workers]
-    return _together(plan, results, usage)
+    return _together(plan, results, usage, stolen_share)
 
 
 def _divided(plan: LoadPlan, processes: int) -> list[LoadPlan]:
@@ -153,7 +155,10 @@ def _failure() -> LoadTestError:
     return LoadTestError("a load process failed; its reason is above")
 
 
-def _watch(plan: LoadPlan, start: float, pids: Mapping[str, int], tick: Tick) -> Usage | None:
+def _watch(
+    plan: LoadPlan, start: float, pids: Mapping[str, int], tick: Tick
+) -> tuple[Usage | None, float]:
+    """Answer what the servers used after the warm-up, and what share of the cores was stolen."""
     whole = plan.warmup_seconds + plan.seconds
 
     def wait_until(moment: float) -> None:
@@ -162,13 +167,17 @@ def _watch(plan: LoadPlan, start: float, pids: Mapping[str, int], tick: Tick) ->
             tick(min(1.0, max(0.0, (time.monotonic() - start) / whole)))
 
     wait_until(start + plan.warmup_seconds)
-    began, meter = time.monotonic(), UsageMeter(pids) if pids else None
+    began, meter, stolen = time.monotonic(), UsageMeter(pids) if pids else None, StolenTime()
     wait_until(start + whole)
-    return meter.since(time.monotonic() - began) if meter else None
+    seconds = time.monotonic() - began
+    return meter.since(seconds) if meter else None, stolen.share(seconds)
 
 
 def _together(
-    plan: LoadPlan, results: Sequence[Mapping[str, Any]], usage: Usage | None
+    plan: LoadPlan,
+    results: Sequence[Mapping[str, Any]],
+    usage: Usage | None,
+    stolen_share: float,
 ) -> Measurement:
     codes, sources, releases = (
         sum((Counter(result[key]) for result in results), Counter())
@@ -194,4 +203,5 @@ def _together(
             for stage in sorted(stages)
         },
         usage,
+        stolen_share,
     )

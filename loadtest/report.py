@@ -57,6 +57,7 @@ def summary_of(measurement: Measurement) -> dict[str, Any]:
         "stages_ms": {name: _percentiles(times) for name, times in measurement.stages.items()},
         "cpu_ms_per_request": measurement.cpu_ms_per_request,
         "processes": _processes(measurement),
+        "stolen_share": measurement.stolen_share,
         "deadline_seconds": plan.deadline_seconds,
         "warmup_seconds": plan.warmup_seconds,
         "limit": plan.limit,
@@ -171,7 +172,14 @@ def _latency_table(measurements: Sequence[Measurement]) -> Table:
 
 def _answer_table(measurements: Sequence[Measurement]) -> Table:
     return Table(
-        ("asked", "requests", "codes", "answers by source", "sent late, p99 ms"),
+        (
+            "asked",
+            "requests",
+            "codes",
+            "answers by source",
+            "sent late, p99 ms",
+            "taken by the host",
+        ),
         tuple(
             (
                 label_of(one.plan),
@@ -179,6 +187,7 @@ def _answer_table(measurements: Sequence[Measurement]) -> Table:
                 _counts(one.codes),
                 _counts(one.sources),
                 one.lags.percentile_ms(99),
+                f"{one.stolen_share:.1%}",
             )
             for one in measurements
         ),

@@ -8,7 +8,7 @@ import psutil
 
 from loadtest.errors import LoadTestError
 
-__all__ = ["ProcessUsage", "Usage", "UsageMeter", "family_of"]
+__all__ = ["ProcessUsage", "StolenTime", "Usage", "UsageMeter", "family_of"]
 
 _MIB = 1024 * 1024
 
@@ -59,6 +59,21 @@ class UsageMeter:
                 for name, (cpu, switches) in self._counters().items()
             },
         )
+
+
+class StolenTime:
+    """Reads how long the host of a virtual machine gave its cores to others (`steal`)."""
+
+    def __init__(self) -> None:
+        self._begin = _stolen_seconds()
+
+    def share(self, seconds: float) -> float:
+        """Answer the share of all cores since this was made, `seconds` ago; 0 without a host."""
+        return (_stolen_seconds() - self._begin) / (seconds * (psutil.cpu_count() or 1))
+
+
+def _stolen_seconds() -> float:
+    return float(getattr(psutil.cpu_times(), "steal", 0.0))  # Linux alone counts it
 
 
 def family_of(name: str, pid: int) -> list[psutil.Process]:

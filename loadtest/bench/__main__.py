@@ -23,10 +23,9 @@ from loadtest.bench.companion import Companion
 from loadtest.bench.comparison import (
     OURS,
     PLAIN_CHAIN,
-    Ladder,
-    highest_rates,
     measure_pairs,
 )
+from loadtest.bench.ladder import Ladder, climb
 from loadtest.bench.report import Found, bench_report
 from loadtest.bench.stacks import (
     CACHE,
@@ -68,13 +67,13 @@ class Size:
     """Of each server whose time to SERVING is told."""
 
 
-# A ratio of 1.5 is to be seen, so the last steps are smaller than that; and a p99 needs a hundred
-# requests, which at less than 10/s would take longer than all else.
+# A ratio of 1.5 is to be seen, so the last steps are smaller than that; and a p99 needs more than a
+# hundred requests, which at less than 10/s would take longer than all else.
 _STEP: Final = 1.35
 _LADDER: Final = Ladder(
-    [10 * _STEP ** (3 * rung) for rung in range(7)], 3, 100, finer=(_STEP, _STEP**2)
+    [10 * _STEP ** (3 * rung) for rung in range(7)], 3, 150, finer=(_STEP, _STEP**2)
 )
-FULL: Final = Size(1_000_000, 5, 3.0, 0.5, (50, 100, 200, 500), _LADDER, 100, 8.0, 3, 3)
+FULL: Final = Size(1_000_000, 5, 2.5, 0.5, (50, 100, 200, 500), _LADDER, 100, 8.0, 3, 3)
 QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), Ladder((50.0,), 1), 50, 2.0, 1, 1)
 
 
@@ -120,7 +119,7 @@ def _measure(directory: Path, size: Size, console: Console) -> Found:
                 between=lambda: progress.advance(task), each_round=beside.measure,
             )  # fmt: skip
             task = progress.add_task("highest rate", total=None)
-            highest = highest_rates(
+            rungs = climb(
                 stacks, plans[0], _BUDGET_MS, size.ladder,
                 between=lambda: progress.advance(task),
             )  # fmt: skip
@@ -131,8 +130,8 @@ def _measure(directory: Path, size: Size, console: Console) -> Found:
                 between=lambda: progress.advance(task),
             )  # fmt: skip
     return Found(
-        pairs, tails, beside.floor, beside.bare_search, beside.null_call, highest,
-        size.ladder.rates[0], _BUDGET_MS,
+        pairs, tails, beside.floor, beside.bare_search, beside.null_call, rungs,
+        _BUDGET_MS,
         serving, prepared.index_bytes, manifest.index.recall_at_200,
         manifest.offline_metrics["recall_at_200_of_16_lists"], size.articles,
     )  # fmt: skip

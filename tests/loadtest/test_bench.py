@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from loadtest.bench import comparison
+from loadtest.bench import ladder
 from loadtest.bench.catalogue import DIMENSION, generate
-from loadtest.bench.comparison import OURS, PLAIN_CHAIN, Ladder, Pairs, highest_rates
+from loadtest.bench.comparison import OURS, PLAIN_CHAIN, Pairs
+from loadtest.bench.ladder import Ladder, Rung, climb, highest
 from loadtest.bench.report import _rates, p50
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement
@@ -68,57 +69,88 @@ def test_a_rate_is_sustained_when_every_round_was_answered():
     assert not pairs.plain_sustains
 
 
-def test_the_highest_rate_is_the_last_rung_that_most_rounds_keep(monkeypatch):
-    """One bad round is the machine's; a rung missed between two that are kept is too."""
-    late = {OURS: {(20.0, 2), (40.0, 1), (40.0, 2), (160.0, 1), (160.0, 3), (320.0, 1), (320.0, 2)},
-            PLAIN_CHAIN: {(10.0, 1), (10.0, 2), (20.0, 1), (20.0, 2)}}  # fmt: skip
-    asked = []
+class Machine:
+    """Stands in for measuring: each stack's p99 by rate, and what the host takes of each piece."""
 
-    def measure_stack(stack, plan):
-        asked.append((stack, plan.rate))
-        assert plan.rate * plan.seconds >= 30
-        return measured(11 if (plan.rate, plan.seed) in late[stack] else 9)
+    def __init__(self, monkeypatch, p99_ms, stolen=lambda _: 0.0):
+        self.asked = []
+        self._p99_ms, self._stolen = p99_ms, stolen
+        monkeypatch.setattr(ladder, "measure_stack", self._measure)
 
-    monkeypatch.setattr(comparison, "measure_stack", measure_stack)
-    names = {name: name for name in (OURS, PLAIN_CHAIN)}
-    ladder = Ladder((10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0), 3, least_requests=30)
-    found = highest_rates(names, PLAN, 10.0, ladder, between=lambda: None)
-    assert found == {OURS: 80.0, PLAIN_CHAIN: 0.0}
-    assert max(rate for stack, rate in asked if stack == OURS) == 320.0
-    assert max(rate for stack, rate in asked if stack == PLAIN_CHAIN) == 20.0
+    def _measure(self, stack, plan):
+        self.asked.append((stack, round(plan.rate)))
+        stolen = self._stolen(len(self.asked))
+        late = 1000.0 if stolen > 0.01 else 0.0
+        return replace(measured(self._p99_ms(stack, plan.rate) + late), stolen_share=stolen)
+
+    def rates_of(self, stack):
+        return [rate for name, rate in self.asked if name == stack]
+
+
+def climbed(rates, pieces=1, finer=(), stacks=(OURS, PLAIN_CHAIN), least_requests=0):
+    steps = Ladder(rates, pieces, least_requests, finer)
+    return climb({name: name for name in stacks}, PLAN, 10.0, steps, between=lambda: None)
+
+
+def test_a_stack_is_done_once_it_has_missed_two_rates_in_a_row(monkeypatch):
+    late = {OURS: {20.0, 80.0, 160.0}, PLAIN_CHAIN: {10.0, 20.0}}
+    machine = Machine(monkeypatch, lambda stack, rate: 11 if rate in late[stack] else 9)
+    rungs = climbed((10.0, 20.0, 40.0, 80.0, 160.0, 320.0))
+    assert {name: highest(each) for name, each in rungs.items()} == {OURS: 40.0, PLAIN_CHAIN: 0.0}
+    assert machine.rates_of(OURS) == [10, 20, 40, 80, 160]
+    assert machine.rates_of(PLAIN_CHAIN) == [10, 20]
 
 
 def test_between_the_rungs_each_stack_is_asked_finer_ones_of_its_own(monkeypatch):
     most = {OURS: 130.0, PLAIN_CHAIN: 15.0}
-    asked = []
-
-    def measure_stack(stack, plan):
-        asked.append((stack, plan.rate))
-        return measured(9 if plan.rate <= most[stack] else 11)
-
-    monkeypatch.setattr(comparison, "measure_stack", measure_stack)
-    names = {name: name for name in (OURS, PLAIN_CHAIN)}
-    ladder = Ladder((10.0, 30.0, 90.0, 270.0, 810.0), 1, finer=(1.4, 2.0))
-    found = highest_rates(names, PLAN, 10.0, ladder, between=lambda: None)
-    assert found == {OURS: pytest.approx(126.0), PLAIN_CHAIN: pytest.approx(14.0)}
-    rates = {name: [round(rate) for stack, rate in asked if stack == name] for name in names}
-    assert rates == {OURS: [10, 30, 90, 270, 810, 126, 180], PLAIN_CHAIN: [10, 30, 90, 14, 20]}
+    machine = Machine(monkeypatch, lambda stack, rate: 9 if rate <= most[stack] else 11)
+    rungs = climbed((10.0, 30.0, 90.0, 270.0, 810.0), finer=(1.4, 2.0))
+    assert highest(rungs[OURS]) == pytest.approx(126.0)
+    assert highest(rungs[PLAIN_CHAIN]) == pytest.approx(14.0)
+    assert machine.rates_of(OURS) == [10, 30, 90, 270, 810, 126, 180]
+    assert machine.rates_of(PLAIN_CHAIN) == [10, 30, 90, 14, 20]
 
 
-def test_a_stack_that_keeps_no_rung_is_asked_no_finer_ones(monkeypatch):
-    monkeypatch.setattr(comparison, "measure_stack", lambda *_: measured(11))
-    ladder = Ladder((10.0, 30.0, 90.0), 1, finer=(1.4, 2.0))
-    asked = []
-    found = highest_rates({OURS: OURS}, PLAN, 10.0, ladder, between=lambda: asked.append(1))
-    assert (found, len(asked)) == ({OURS: 0.0}, 2)
+def test_a_stack_that_keeps_no_rate_is_asked_no_finer_ones(monkeypatch):
+    machine = Machine(monkeypatch, lambda *_: 11)
+    rungs = climbed((10.0, 30.0, 90.0), finer=(1.4, 2.0), stacks=[OURS])
+    assert (highest(rungs[OURS]), machine.rates_of(OURS)) == (0.0, [10, 30])
 
 
-@pytest.mark.parametrize(("plain", "ratio"), [(30.0, 4 / 3), (0.0, 40 / 22)])
+def test_a_rate_is_asked_in_as_many_pieces_as_make_the_requests(monkeypatch):
+    machine = Machine(monkeypatch, lambda *_: 9)
+    climbed((10.0, 100.0), pieces=2, least_requests=50, stacks=[OURS])
+    assert machine.rates_of(OURS) == [10] * 5 + [100] * 2
+
+
+def test_what_was_measured_while_the_host_took_the_cores_is_asked_again(monkeypatch):
+    machine = Machine(monkeypatch, lambda *_: 9, stolen=lambda number: 0.3 if number < 3 else 0.001)
+    (rung,) = climbed((10.0,), pieces=3, stacks=[OURS])[OURS]
+    assert (rung.is_kept, rung.stolen_share, len(machine.asked)) == (True, 0.001, 5)
+
+
+def test_where_the_host_is_never_quiet_the_quietest_pieces_are_judged(monkeypatch):
+    loud = (0.05, 0.006, 0.2, 0.004, 0.3, 0.005)
+    machine = Machine(monkeypatch, lambda *_: 9, stolen=lambda number: loud[number - 1])
+    (rung,) = climbed((10.0,), pieces=3, stacks=[OURS])[OURS]
+    assert (rung.is_kept, rung.stolen_share, len(machine.asked)) == (True, 0.006, 6)
+
+
+def test_answers_that_are_not_personalized_keep_no_rate():
+    pieces = [measured(9), measured(9, personalized=97)]
+    assert not Rung.of(10.0, pieces, 10.0).is_kept
+    assert Rung.of(10.0, [measured(9), measured(9, personalized=98)], 10.0).is_kept
+
+
+@pytest.mark.parametrize(("plain", "ratio"), [((9, 11), 30 / 10), ((11, 11), 30 / 10), ((9, 9), 1)])
 def test_a_plain_chain_that_keeps_no_rate_counts_as_the_lowest_that_was_asked(plain, ratio):
-    rates = {OURS: 40.0, PLAIN_CHAIN: plain}
-    figure, *_ = _rates(SimpleNamespace(highest_rates=rates, budget_ms=10.0, lowest_rate=22.0))
+    rungs = {
+        name: [Rung.of(rate, [measured(ms)], 10.0) for rate, ms in zip((10, 30), each, strict=True)]
+        for name, each in ((OURS, (9, 9)), (PLAIN_CHAIN, plain))
+    }
+    figure, *_ = _rates(SimpleNamespace(rungs=rungs, budget_ms=10.0))
     assert figure.value == pytest.approx(ratio)
-    assert ("kept not even 22/s" in figure.name) == (not plain)
+    assert ("kept not even 10/s" in figure.name) == (plain == (11, 11))
 
 
 def _is_positive(name):

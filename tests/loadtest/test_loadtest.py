@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import uvloop
 from hypothesis import given
@@ -23,6 +25,7 @@ from loadtest.find_max import MaxRateSearch, keeps_budget
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement, measure
 from loadtest.plan import LoadPlan, arrivals, read_users
+from loadtest.usage import StolenTime
 from loadtest.worker import Asker
 from tests.support.certificates import SERVER_NAME
 
@@ -143,6 +146,19 @@ def test_the_warm_up_does_not_count(scripted):
 def test_nothing_due_is_a_failure(scripted):
     with pytest.raises(LoadTestError, match="not one request was due"):
         measure(plan_for(scripted, rate=0.001))
+
+
+def test_what_the_host_takes_is_told_as_a_share_of_all_cores(monkeypatch):
+    """Counters of a machine whose host took 0.3 s of each of two cores within a second."""
+    readings = iter([SimpleNamespace(steal=7.0), SimpleNamespace(steal=7.6)])
+    monkeypatch.setattr(psutil, "cpu_times", lambda: next(readings))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
+    assert StolenTime().share(1.0) == pytest.approx(0.3)
+
+
+def test_without_a_count_of_it_nothing_was_taken(monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=1.0))
+    assert StolenTime().share(1.0) == 0.0
 
 
 def test_the_servers_use_is_measured(scripted):
