@@ -67,14 +67,14 @@ class Size:
     """Of each server whose time to SERVING is told."""
 
 
-# A ratio of 1.5 is to be seen, so the last steps are smaller than that; and a p99 needs more than a
-# hundred requests, which at less than 10/s would take longer than all else.
+# A ratio of 1.5 is to be seen, so the last steps are smaller than that; and a p99 needs a hundred
+# requests, which at less than 10/s would take longer than all else.
 _STEP: Final = 1.35
 _LADDER: Final = Ladder(
-    [10 * _STEP ** (3 * rung) for rung in range(7)], 3, 150, finer=(_STEP, _STEP**2)
+    [10 * _STEP ** (3 * rung) for rung in range(7)], 1.0, 3, 100, finer=(_STEP, _STEP**2)
 )
 FULL: Final = Size(1_000_000, 5, 2.5, 0.5, (50, 100, 200, 500), _LADDER, 100, 8.0, 3, 3)
-QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), Ladder((50.0,), 1), 50, 2.0, 1, 1)
+QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), Ladder((50.0,), 0.5, 1), 50, 2.0, 1, 1)
 
 
 def main() -> int:

@@ -28,13 +28,15 @@ class Ladder:
     """
 
     rates: Sequence[float]
+    seconds: float
+    """Of a piece: the shorter, the more of them meet the host at rest."""
     pieces: int
     least_requests: int = 0
     finer: Sequence[float] = ()
 
-    def pieces_at(self, rate: float, seconds: float) -> int:
-        """Answer in how many pieces of so many seconds a rate is asked."""
-        return max(self.pieces, math.ceil(self.least_requests / (rate * seconds)))
+    def pieces_at(self, rate: float) -> int:
+        """Answer in how many pieces a rate is asked."""
+        return max(self.pieces, math.ceil(self.least_requests / (rate * self.seconds)))
 
 
 @dataclass(frozen=True)
@@ -118,23 +120,25 @@ class _Climb:
 
     def _pieces(self, rates: Mapping[str, float]) -> dict[str, list[Measurement]]:
         """Measure each stack at its rate, and answer its quietest pieces."""
-        wanted = {
-            name: self.ladder.pieces_at(rate, self.plan.seconds) for name, rate in rates.items()
-        }
+        wanted = {name: self.ladder.pieces_at(rate) for name, rate in rates.items()}
         pieces: dict[str, list[Measurement]] = {name: [] for name in rates}
         for number in range(2 * max(wanted.values(), default=0)):
             for name in in_turn(rates, number):
                 if _is_enough(pieces[name], wanted[name]):
                     continue
-                asked = replace(
-                    self.plan, rate=rates[name], clients=None, seed=self.plan.seed + number
-                )
+                asked = self._asked(rates[name], number)
                 pieces[name].append(measure_stack(self.stacks[name], asked))
                 self.between()
         return {
             name: sorted(each, key=lambda piece: piece.stolen_share)[: wanted[name]]
             for name, each in pieces.items()
         }
+
+    def _asked(self, rate: float, number: int) -> LoadPlan:
+        return replace(
+            self.plan, rate=rate, clients=None, seconds=self.ladder.seconds,
+            seed=self.plan.seed + number,
+        )  # fmt: skip
 
 
 def _is_done(rungs: Sequence[Rung]) -> bool:

@@ -88,7 +88,7 @@ class Machine:
 
 
 def climbed(rates, pieces=1, finer=(), stacks=(OURS, PLAIN_CHAIN), least_requests=0):
-    steps = Ladder(rates, pieces, least_requests, finer)
+    steps = Ladder(rates, 1.0, pieces, least_requests, finer)
     return climb({name: name for name in stacks}, PLAN, 10.0, steps, between=lambda: None)
 
 
