@@ -70,10 +70,11 @@ class Size:
 # A ratio of 1.5 is to be seen, so the last steps are smaller than that; and a p99 needs a hundred
 # requests, which at less than 10/s would take longer than all else.
 _STEP: Final = 1.35
+_PIECE_WARMUP_SECONDS: Final = 0.2
 _LADDER: Final = Ladder(
     [10 * _STEP ** (3 * rung) for rung in range(7)], 1.0, 3, 100, finer=(_STEP, _STEP**2)
 )
-FULL: Final = Size(1_000_000, 5, 2.5, 0.5, (50, 100, 200, 500), _LADDER, 100, 8.0, 3, 3)
+FULL: Final = Size(1_000_000, 5, 2.0, 0.5, (50, 100, 200, 500), _LADDER, 100, 7.0, 3, 3)
 QUICK: Final = Size(20_000, 1, 0.5, 0.2, (50,), Ladder((50.0,), 0.5, 1), 50, 2.0, 1, 1)
 
 
@@ -120,7 +121,8 @@ def _measure(directory: Path, size: Size, console: Console) -> Found:
             )  # fmt: skip
             task = progress.add_task("highest rate", total=None)
             rungs = climb(
-                stacks, plans[0], _BUDGET_MS, size.ladder,
+                stacks, replace(plans[0], warmup_seconds=_PIECE_WARMUP_SECONDS), _BUDGET_MS,
+                size.ladder,
                 between=lambda: progress.advance(task),
             )  # fmt: skip
             plan = replace(plans[0], rate=size.tails_rate, clients=None, seconds=size.tails_seconds)
