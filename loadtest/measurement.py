@@ -42,7 +42,7 @@ class Measurement:
     stages: Mapping[str, Latencies]
     usage: Usage | None
     """Of the servers, where they run on this machine; warm-up excluded."""
-    stolen_share: float = 0.0
+    stolen_share: float
     """Of this machine's cores, what the host of a virtual machine gave to others meanwhile."""
 
     @property

@@ -17,7 +17,7 @@ __all__ = ["Ladder", "Rung", "Rungs", "climb", "highest"]
 _MISSES: Final = 2
 _LOUD_SHARE: Final = 0.002
 """Of the cores, taken away by the host of a virtual machine. At 20/s forty pieces of 5 s were
-measured: p99 was 5.7 to 10.0 ms in the 16 with less than that, and up to 29 ms in the others."""
+measured: p99 was 5.7 to 10.0 ms in the 16 with no more, and up to 29 ms in the others."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def climb(
     virtual machine took cores away tells of the host; it is asked again, and the quietest are
     judged where there are not enough quiet ones among twice as many as it takes.
     """
-    climb_of = _Climb(stacks, plan, budget_ms, ladder, between)
-    coarse = climb_of.rungs(dict.fromkeys(stacks, ladder.rates))
-    finer = climb_of.rungs({
+    asking = _Climb(stacks, plan, budget_ms, ladder, between)
+    coarse = asking.rungs(dict.fromkeys(stacks, ladder.rates))
+    finer = asking.rungs({
         name: [best * times for times in ladder.finer]
         for name, rungs in coarse.items()
         if (best := highest(rungs))

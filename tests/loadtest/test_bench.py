@@ -49,8 +49,9 @@ def measured(milliseconds, *, personalized=100):
     latencies = Latencies()
     latencies.record(milliseconds / 1000)
     return Measurement(
-        PLAN, 1.0, {"OK": 100}, {"PERSONALIZED": personalized}, {}, latencies, Latencies(), {}, None
-    )
+        PLAN, 1.0, {"OK": 100}, {"PERSONALIZED": personalized}, {}, latencies, Latencies(), {},
+        None, 0.0,
+    )  # fmt: skip
 
 
 def test_a_ratio_is_the_median_of_the_pairs_ratios():

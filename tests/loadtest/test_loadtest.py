@@ -25,6 +25,7 @@ from loadtest.find_max import MaxRateSearch, keeps_budget
 from loadtest.latencies import Latencies
 from loadtest.measurement import Measurement, measure
 from loadtest.plan import LoadPlan, arrivals, read_users
+from loadtest.report import summary_of
 from loadtest.usage import StolenTime
 from loadtest.worker import Asker
 from tests.support.certificates import SERVER_NAME
@@ -154,6 +155,25 @@ def test_what_the_host_takes_is_told_as_a_share_of_all_cores(monkeypatch):
     monkeypatch.setattr(psutil, "cpu_times", lambda: next(readings))
     monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
     assert StolenTime().share(1.0) == pytest.approx(0.3)
+
+
+def test_a_measurement_tells_what_the_host_took(scripted, monkeypatch):
+    monkeypatch.setattr(StolenTime, "share", lambda *_: 0.25)
+    found = measure(plan_for(scripted))
+    assert found.stolen_share == 0.25
+    assert summary_of(found)["stolen_share"] == 0.25
+
+
+def test_a_histogram_is_made_once_for_each_stage_and_not_for_each_answer(monkeypatch):
+    """One is 140 KB of counts, through the caches of the cores that servers run on."""
+    made = []
+    monkeypatch.setattr(worker, "Latencies", lambda: made.append(Latencies()) or made[-1])
+    asker = Asker(LoadPlan("", ("1",), 1.0, 0.0, 1.0, 1, clients=1), None)
+    before = len(made)
+    for _ in range(10):
+        asker._count_stages("history;dur=0.2, search;dur=1.0")
+    assert len(made) - before == 2
+    assert [asker.stages[stage].count for stage in ("history", "search")] == [10, 10]
 
 
 def test_without_a_count_of_it_nothing_was_taken(monkeypatch):
